@@ -1,0 +1,238 @@
+"""What the command-line scripts share: their arguments, the choice of device and precision, and how they end.
+
+Exit status: 0 finished, 1 a run that failed, 2 a wrong call, 128 + n stopped by signal n with a checkpoint written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+from datasets import DataError
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, in one line that says what is wrong and what to do (exit status 1)."""
+
+
+class CallError(ValueError):
+    """A call that cannot be meant, in one line (exit status 2)."""
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `lowest`."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}, not {value}")
+        return value
+
+    return whole_number
+
+
+def number(lowest: float, highest: float = math.inf, open_ends: bool = False) -> Callable[[str], float]:
+    """An argparse type: a finite number in [lowest, highest], or between the two if the ends are open."""
+
+    def finite_number(text: str) -> float:
+        value = float(text)
+        inside = lowest < value < highest if open_ends else lowest <= value <= highest
+        if not inside or not math.isfinite(value):
+            ends = "()" if open_ends or highest == math.inf else "[]"
+            raise argparse.ArgumentTypeError(f"must be in {ends[0]}{lowest:g}, {highest:g}{ends[1]}, not {text}")
+        return value
+
+    return finite_number
+
+
+def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
+    """The arguments that every class-conditional training script takes; `defaults` are the script's own."""
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Shows every default, and the script's own docstring as it stands."""
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=Formatter)
+    add = parser.add_argument
+    exercise = parser.add_argument_group("the exercise's arguments")
+    add = exercise.add_argument
+    add("--batch_size", type=whole(1), default=256, help="images per training step")
+    add("--n_epochs", type=whole(1), default=20, help="passes over the training images")
+    add("--log_dir", type=Path, required=False, help="folder of everything that the run writes")
+    add("--n_workers", type=whole(0), default=0, help="processes that decode image files while the data is loaded")
+    add("--l_rate", type=number(0, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
+    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
+        help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
+    add("--n_classes", type=whole(1), default=10, help="train on the first n classes")
+    add("--n_features", type=whole(8), default=32, help="width of the network's first level, a multiple of 8")
+    add("--n_timesteps", type=whole(1), default=400, help="T, the number of diffusion steps")
+    add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
+    add("--im_height", type=whole(4), default=28, help="height and width of the images, divisible by 4")
+    add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
+    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--limit", type=whole(1), default=None, metavar="N", help="train on the first N images only")
+
+    add = parser.add_argument_group("method").add_argument
+    add("--schedule", choices=["linear", "cosine"], default="linear", help="noise schedule")
+    add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
+    add("--drop_prob", type=number(0, 1), default=0.1, help="how often training hides the class")
+    add("--ema", type=number(0, 0.999999), default=0.999, metavar="DECAY",
+        help="moving average of the weights, used for validation and pictures; 0: off")  # fmt: skip
+    add("--seed", type=whole(0), default=0, help="decides every random draw")
+
+    add = parser.add_argument_group("running").add_argument
+    add("--resume", action="store_true", help="go on from the checkpoint in --log_dir, if there is one")
+    add("--save_every", type=whole(1), default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    add("--amp", choices=["off", "bf16", "auto"], default="auto", help="bfloat16 network; auto: where the chip has it")
+    add("--compile", choices=["off", "on", "auto"], default="auto", help="torch.compile; auto: on CUDA")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is the first of CUDA, MPS, CPU that is there. CallError if a device is asked for that is not."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CallError(f"--device {name} is not to be had ({reason}); --device auto takes what is there") from None
+    return device
+
+
+def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
+    """The dtype for autocast, or None. 'auto' is bfloat16 where the chip computes in it, and not where it emulates."""
+    if choice == "off" or (choice == "auto" and not has_bfloat16(device)):
+        return None
+    return torch.bfloat16
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Does the processor itself multiply in bfloat16? (An emulation would run, at half the speed of float32.)"""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        try:
+            flags = Path("/proc/cpuinfo").read_text().split()
+        except OSError:
+            return False
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def keep_large_buffers() -> None:
+    """Tell glibc's allocator to keep freed memory for the next step instead of returning it to the system.
+
+    Training frees and takes the same large buffers every step; returning them means that the system has to clear
+    every page again. Elsewhere than on Linux with glibc this does nothing.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass
+
+
+def device_name(device: torch.device) -> str:
+    """Such as 'cuda (NVIDIA H200)' or 'cpu (Intel(R) Xeon(R) Processor @ 2.80GHz, 2 threads)'."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    chip = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        chip = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{device.type} ({chip}, {torch.get_num_threads()} threads)"
+
+
+def command_line(*extra: str) -> str:
+    """The command that started this process, ready to paste, with `extra` arguments not yet in it appended."""
+    words = ["python", *sys.argv]
+    return " ".join(shlex.quote(word) for word in words + [word for word in extra if word not in words])
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What config.json tells about the circumstances of a run."""
+    import imageio
+    import matplotlib
+    import torchvision
+
+    return {
+        "command": command_line(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "matplotlib": matplotlib.__version__,
+            "imageio": imageio.__version__,
+        },
+        "device": device_name(device),
+        "commit": _commit(),
+        "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+    }
+
+
+def _commit() -> str | None:
+    """Short hash of the checkout that this file stands in, with '+' if it has changes; None outside of git."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        run = lambda *words: subprocess.run(git + list(words), capture_output=True, text=True, timeout=10)  # noqa: E731
+        head = run("rev-parse", "--short", "HEAD")
+        changed = run("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
+
+
+# ------------------------------------------------------------------------------------------------ how a script ends
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run `main`; an error that a user can mend becomes one line on stderr and an exit status."""
+    try:
+        main()
+    except CallError as error:
+        _leave(2, str(error))
+    except (RunError, DataError) as error:
+        _leave(1, str(error))
+    except torch.cuda.OutOfMemoryError:
+        _leave(1, "the GPU has too little memory for this: try a smaller --batch_size or --n_features")
+    except OSError as error:
+        _leave(1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except KeyboardInterrupt:
+        _leave(130, "interrupted")
+
+
+def _leave(status: int, message: str) -> None:
+    script = os.path.basename(sys.argv[0])
+    print(f"{script}: error: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)

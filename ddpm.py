@@ -1,0 +1,357 @@
+"""Denoising diffusion probabilistic models: the equations, and nothing else.
+
+    [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
+    [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
+    [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
+
+Time t runs over 1..T and t = 0 is clean data. Every schedule tensor has T + 1 entries, is indexed by t, and holds the
+identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t - 1 and needs no special case.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Callable, Sequence
+
+import torch
+import torch.nn as nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
+
+
+class DDPM(nn.Module):
+    """A noise schedule and the network that predicts the noise.
+
+    Args:
+        nn_model: eps(x_t, t / T, c): x [N, *size], t [N, 1, ...] (as many axes as x), c [N, n_classes] or None.
+        beta1, beta2: beta_1 and beta_T of the linear schedule, 0 < beta1 < beta2 < 1 (the cosine one has none).
+        n_timesteps: T, at least 1.
+        device: where model and schedule go.
+        drop_prob: probability that a sample's class vector is zeroed in training ([CFG] Algorithm 1, p_uncond).
+        schedule: 'linear' ([Ho] section 4) or 'cosine' ([Nichol] equation 17).
+        loss: 'mse' ([Ho] equation 14) or 'l1'.
+        amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
+
+    Raises ValueError that names the argument and its value if one is impossible.
+    """
+
+    def __init__(
+        self,
+        nn_model: nn.Module,
+        beta1: float = 1e-4,
+        beta2: float = 0.02,
+        n_timesteps: int = 400,
+        device: str | torch.device = "cuda",
+        drop_prob: float = 0.1,
+        schedule: str = "linear",
+        loss: str = "mse",
+        amp_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if not 0 <= drop_prob <= 1:
+            raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
+        if loss not in ("mse", "l1"):
+            raise ValueError(f"loss must be 'mse' or 'l1', not {loss!r}")
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {str(device)!r}, but torch sees no CUDA GPU: pass device='cpu'")
+        for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
+            self.register_buffer(name, values)
+        self.nn_model = nn_model
+        self.n_timesteps = n_timesteps
+        self.drop_prob = drop_prob
+        self.loss = loss
+        self.amp_dtype = amp_dtype
+        self.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.alpha_t.device
+
+    # ------------------------------------------------------------ noise schedule
+
+    @staticmethod
+    def ddpm_schedule(
+        beta1: float, beta2: float, n_timesteps: int, schedule: str = "linear"
+    ) -> dict[str, torch.Tensor]:
+        """The schedule tensors under the exercise's names, each float32 [T + 1], computed in float64.
+
+        'linear': beta_1 = beta1 and beta_T = beta2 exactly, evenly spaced ([Ho] section 4).
+        'cosine': alpha_bar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008
+        ([Nichol] equation 17), with alpha_t clipped to [0.001, 1] and alpha_bar rebuilt from the clipped alphas.
+        """
+        if n_timesteps != int(n_timesteps) or n_timesteps < 1:
+            raise ValueError(f"n_timesteps must be a whole number of at least 1, not {n_timesteps}")
+        if schedule == "linear":
+            if not 0 < beta1 < 1 or not 0 < beta2 < 1 or beta1 >= beta2:
+                raise ValueError(f"0 < beta1 < beta2 < 1 must hold, not beta1 = {beta1}, beta2 = {beta2}")
+            beta = torch.linspace(beta1, beta2, n_timesteps, dtype=torch.float64)
+            beta[-1] = beta2 if n_timesteps > 1 else beta1
+        elif schedule == "cosine":
+            t = torch.arange(n_timesteps + 1, dtype=torch.float64)
+            f = torch.cos((t / n_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2
+            beta = 1 - (f[1:] / f[:-1]).clamp(0.001, 1)
+        else:
+            raise ValueError(f"schedule must be 'linear' or 'cosine', not {schedule!r}")
+
+        beta_t = torch.cat([beta.new_zeros(1), beta])
+        alpha_t = 1 - beta_t
+        alpha_bar_t = torch.cumprod(alpha_t, dim=0)
+        sqrt_one_minus_alpha_bar_t = (1 - alpha_bar_t).sqrt()
+        tensors = {
+            "sqrt_beta_t": beta_t.sqrt(),
+            "alpha_t": alpha_t,
+            "alpha_bar_t": alpha_bar_t,
+            "one_over_sqrt_alpha_t": 1 / alpha_t.sqrt(),
+            "sqrt_alpha_bar_t": alpha_bar_t.sqrt(),
+            "sqrt_one_minus_alpha_bar_t": sqrt_one_minus_alpha_bar_t,
+            # Entry 0 would be 0 / 0; the step at t = 0 changes nothing, so that 0 is its value. The tiny number
+            # only keeps the division finite there.
+            "one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t": beta_t / sqrt_one_minus_alpha_bar_t.clamp(min=1e-30),
+        }
+        return {name: values.float() for name, values in tensors.items()}
+
+    def _at(self, values: torch.Tensor, t: int | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """values[t], shaped to multiply x: [N, 1, ..., 1] for a tensor t [N], a scalar for a whole number."""
+        if isinstance(t, int):
+            return values[t]
+        return values[t].view(-1, *[1] * (x.ndim - 1))
+
+    # ------------------------------------------------------------ q: the noise process
+
+    def q_sample(self, x0: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """x_t ~ q(x_t | x_0) for the given standard normal noise ([Ho] equation 4). t: int, or int64 [N], in 0..T.
+
+        The factor is sqrt(alpha_bar_t); an exercise sheet that prints sqrt(alpha_t) there has a misprint.
+        """
+        return self._at(self.sqrt_alpha_bar_t, t, x0) * x0 + self._at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
+
+    def predict_x0(self, x_t: torch.Tensor, t: int | torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        """The x_0 that gives x_t with noise eps: `q_sample` solved for x_0 ([Ho] equation 15)."""
+        return (x_t - self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self._at(self.sqrt_alpha_bar_t, t, x_t)
+
+    def q_posterior(
+        self, x0: torch.Tensor, x_t: torch.Tensor, t: int | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (shaped like x_t) and variance (to broadcast) of q(x_{t-1} | x_t, x_0) ([Ho] equations 6, 7).
+
+        t: int, or int64 [N], in 1..T. At t = 1 the mean is x_0 and the variance 0.
+        """
+        # Squares of stored roots, not 1 - alpha: the subtraction would lose most digits of a small beta in float32.
+        beta = self._at(self.sqrt_beta_t, t, x_t) ** 2
+        one_minus_alpha_bar = self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) ** 2
+        one_minus_alpha_bar_before = self._at(self.sqrt_one_minus_alpha_bar_t, t - 1, x_t) ** 2
+        weight_x0 = self._at(self.sqrt_alpha_bar_t, t - 1, x_t) * beta / one_minus_alpha_bar
+        weight_xt = self._at(self.alpha_t, t, x_t).sqrt() * one_minus_alpha_bar_before / one_minus_alpha_bar
+        return weight_x0 * x0 + weight_xt * x_t, beta * one_minus_alpha_bar_before / one_minus_alpha_bar
+
+    # ------------------------------------------------------------ training
+
+    def forward(
+        self, y: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """The training loss of a batch, a scalar ([Ho] Algorithm 1, [CFG] Algorithm 1).
+
+        y: [N, *size] float in [-1, 1]. c: [N, n_classes] float or None. Non-finite input is a ValueError.
+        """
+        for name, value in (("y", y), ("c", c)):
+            if value is not None and not value.isfinite().all():
+                raise ValueError(f"{name} must be finite, but holds {_first_non_finite(value)}")
+        t, noise, c = self.draw(y, c, generator)
+        return self.training_losses(y, c, t, noise).mean()
+
+    def draw(
+        self, y: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What is random in a training step: t int64 [N] uniform on 1..T, noise like y, and c with dropped rows."""
+        n = len(y)
+        t = torch.randint(1, self.n_timesteps + 1, (n,), device=y.device, generator=generator)
+        noise = torch.randn(y.shape, device=y.device, dtype=y.dtype, generator=generator)
+        if c is not None:
+            if c.ndim != 2 or len(c) != n:
+                raise ValueError(f"c must be [{n}, n_classes] for a batch y of {n}, not {list(c.shape)}")
+            keep = torch.rand(n, 1, device=y.device, generator=generator) >= self.drop_prob
+            c = c * keep
+        return t, noise, c
+
+    def training_losses(
+        self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14)."""
+        error = self.eps(self.q_sample(y, t, noise), t, c) - noise
+        error = error.abs() if self.loss == "l1" else error.square()
+        return error.flatten(1).mean(dim=1)
+
+    def eps(
+        self, x_t: torch.Tensor, t: int | torch.Tensor, c: torch.Tensor | None = None, g_weight: float = 0.0
+    ) -> torch.Tensor:
+        """The predicted noise, float32, shaped like x_t, with classifier-free guidance ([CFG] equation 6):
+
+            (1 + w) eps(x_t, c) - w eps(x_t, no class)
+
+        Guidance weight w = 0 is the conditional model and w = -1 the unconditional one; the network sees each image
+        once in these two cases and twice in all others. c = None is "no class" whatever w is.
+        """
+        if g_weight == -1 and c is not None:
+            return self.eps(x_t, t, torch.zeros_like(c))
+        t = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
+        if g_weight != 0 and c is not None:
+            both = self.eps(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, torch.zeros_like(c)]))
+            eps_c, eps_0 = both.chunk(2)
+            return (1 + g_weight) * eps_c - g_weight * eps_0
+        time = (t.to(x_t.dtype) / self.n_timesteps).view(-1, *[1] * (x_t.ndim - 1))
+        with torch.autocast(x_t.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            out = self.nn_model(x_t, time, c)
+        return out.float() if self.amp_dtype is not None else out
+
+    # ------------------------------------------------------------ sampling
+
+    def p_sample(
+        self,
+        x_t: torch.Tensor,
+        t: int,
+        c: torch.Tensor | None = None,
+        g_weight: float = 0.0,
+        clip_x0: bool = False,
+        variance: str = "beta",
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T.
+
+        clip_x0: take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
+            this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
+        variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
+        """
+        eps = self.eps(x_t, t, c, g_weight)
+        if clip_x0:
+            x0 = self.predict_x0(x_t, t, eps).clamp(-1, 1)
+            mean, _ = self.q_posterior(x0, x_t, t)
+        else:
+            mean = self.one_over_sqrt_alpha_t[t] * (x_t - self.one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t[t] * eps)
+        if t == 1:
+            return mean  # the last step adds no noise (Algorithm 2: z = 0)
+        sigma = self.sqrt_beta_t[t] if variance == "beta" else self.q_posterior(x_t, x_t, t)[1].sqrt()
+        return mean + sigma * torch.randn(x_t.shape, device=x_t.device, dtype=x_t.dtype, generator=generator)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n_sample: int = 4,
+        size: Sequence[int] | None = None,
+        n_classes: int | None = 10,
+        g_weight: float = 0.0,
+        classes: str | Sequence[int] | torch.Tensor | None = "all",
+        clip_x0: bool = False,
+        variance: str = "beta",
+        generator: torch.Generator | None = None,
+        record: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight (see `eps`).
+
+        Args:
+            n_sample: samples per class; altogether when there is no class.
+            size: shape of one sample, (C, H, W) or (D,); by default the network's own (`nn_model.size`).
+            n_classes: length of the class vector; None or 0: no class.
+            classes: 'all'; a list of class indices; a float matrix [K, n_classes] of class vectors (rows may be
+                mixtures); None: no class.
+            clip_x0, variance: see `p_sample`.
+            generator: source of all noise, on this object's device; the same state gives the same samples.
+            record: keep intermediate pictures. progress: called with t after each step.
+
+        Returns:
+            y_0: [N, *size] float32 on the device, N = n_sample * K, class-fastest: sample j of class k stands at
+                k + j * K.
+            y_steps: [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
+                x_T to y_0. S = 0 without `record`.
+
+        The network runs in eval mode, with its BatchNorms folded into the convolutions, and is left as it was found.
+        """
+        if n_sample < 1:
+            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+        if variance not in ("beta", "posterior"):
+            raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")
+        if not math.isfinite(g_weight):
+            raise ValueError(f"g_weight must be finite, not {g_weight}")
+        size = size if size is not None else getattr(self.nn_model, "size", None)
+        if size is None or len(size) == 0 or min(size) < 1:
+            raise ValueError(f"size must be the shape of one sample, such as (1, 28, 28), not {size}")
+        c = self._class_vectors(classes, n_classes)
+        if c is not None:
+            c = c.repeat(n_sample, 1)  # [n_sample * K, n_classes], class-fastest
+        n = n_sample if c is None else len(c)
+
+        fast = self._for_inference()
+        x = torch.randn(n, *size, device=self.device, generator=generator)
+        times = set(self.recorded_times()) if record else set()
+        steps = [x] if self.n_timesteps in times else []
+        for t in range(self.n_timesteps, 0, -1):
+            x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator)
+            if t - 1 in times:
+                steps.append(x)
+            if progress is not None:
+                progress(t)
+        # One copy to the CPU at the end: a copy inside the loop would stop a GPU at every picture.
+        y_steps = torch.stack(steps).cpu() if steps else torch.empty(0, n, *size)
+        return x, y_steps
+
+    def recorded_times(self) -> list[int]:
+        """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""
+        T = self.n_timesteps
+        return [t for t in range(T, -1, -1) if t == T or t % RECORD_EVERY == 0 or t < RECORD_LAST]
+
+    def _class_vectors(
+        self, classes: str | Sequence[int] | torch.Tensor | None, n_classes: int | None
+    ) -> torch.Tensor | None:
+        """`classes` of `sample` as a float matrix [K, n_classes] on the device, or None for no class."""
+        if classes is None or not n_classes:
+            return None
+        if n_classes < 0:
+            raise ValueError(f"n_classes must be at least 0, not {n_classes}")
+        if isinstance(classes, str):
+            if classes != "all":
+                raise ValueError(f"classes must be 'all', indices, a matrix of class vectors or None, not {classes!r}")
+            return torch.eye(n_classes, device=self.device)
+        classes = torch.as_tensor(classes, device=self.device)
+        if classes.numel() == 0:
+            raise ValueError("classes must name at least one class; None stands for no class")
+        if classes.ndim == 1 and not classes.is_floating_point():
+            wrong = [k for k in classes.tolist() if not 0 <= k < n_classes]
+            if wrong:
+                raise ValueError(f"classes holds {wrong[0]}, but class indices run from 0 to {n_classes - 1}")
+            return torch.eye(n_classes, device=self.device)[classes]
+        if classes.ndim != 2 or classes.shape[1] != n_classes:
+            raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
+        if not classes.isfinite().all():
+            raise ValueError(f"classes must be finite, but holds {_first_non_finite(classes)}")
+        return classes.float()
+
+    def _for_inference(self) -> DDPM:
+        """This model for repeated use without training: a copy in eval mode with every BatchNorm folded away.
+
+        A copy, so that the mode, the weights and the gradients of the original stay as they are.
+        """
+        fast = copy.copy(self)
+        fast._modules = {"nn_model": fold_batchnorm(copy.deepcopy(self.nn_model).eval())}
+        return fast.eval()
+
+
+def fold_batchnorm(module: nn.Module) -> nn.Module:
+    """Merge, in place, each BatchNorm2d that follows a Conv2d in an nn.Sequential into that convolution.
+
+    In eval mode a BatchNorm is a fixed affine map per channel, so that the convolution can carry it:
+    the numbers are the same up to rounding, a pass over memory is saved.
+    """
+    for child in module.children():
+        fold_batchnorm(child)
+    if isinstance(module, nn.Sequential):
+        for i in range(len(module) - 1):
+            if isinstance(module[i], nn.Conv2d) and isinstance(module[i + 1], nn.BatchNorm2d):
+                module[i] = fuse_conv_bn_eval(module[i], module[i + 1])
+                module[i + 1] = nn.Identity()
+    return module
+
+
+def _first_non_finite(x: torch.Tensor) -> float:
+    return x[~x.isfinite()].flatten()[0].item()

@@ -1,0 +1,90 @@
+"""The folder of one run: who may write there, what it says of itself, and the lines it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from cli import CallError
+from utils import write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there, two runs in one folder are the user's care
+    fcntl = None  # type: ignore[assignment]
+
+LINE = 110  # width of the live line, so that a shorter one covers all of a longer one
+
+
+class LogFolder:
+    """A folder for one run at a time. Opening it never destroys an earlier run.
+
+    With `resume` the folder is taken as it stands; otherwise a run that it holds is first moved aside, to
+    `<name>_old1`, `_old2`, ... CallError if another process is training there, or the path is no folder.
+    """
+
+    def __init__(self, path: Path, resume: bool):
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise CallError(f"--log_dir {path} is a file; a folder is needed")
+        path.mkdir(parents=True, exist_ok=True)
+        self.log = self._lock()
+        if not resume and self._holds_run():
+            moved_to = self._set_aside()
+            path.mkdir()
+            self.log = self._lock()
+            self.say(f"an earlier run stood in {path}: it was moved to {moved_to} (--resume would have continued it)")
+
+    def _lock(self) -> IO[str]:
+        """Open train.log and hold it, so that a second process in the same folder finds it taken."""
+        log = open(self.path / "train.log", "a", encoding="utf-8")
+        try:
+            if fcntl:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CallError(
+                f"another process is training in {self.path}: wait for it, or take another --log_dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        return log
+
+    def _holds_run(self) -> bool:
+        return (self.path / "config.json").exists() or any(self.path.glob("*.pt"))
+
+    def _set_aside(self) -> Path:
+        n = 1
+        while (self.path.parent / f"{self.path.name}_old{n}").exists():
+            n += 1
+        moved_to = self.path.parent / f"{self.path.name}_old{n}"
+        os.replace(self.path, moved_to)
+        return moved_to
+
+    def write_config(self, config: dict[str, Any], resumed_at: int | None = None) -> None:
+        """Write config.json. A continuation keeps the first one and adds its own command and machine to it."""
+        file = self.path / "config.json"
+        if resumed_at is not None and file.exists():
+            try:
+                before = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                before = config  # damaged: what this process knows is better than nothing
+            changing = ("command", "versions", "device", "commit", "started")
+            again = {"from_step": resumed_at, **{key: config[key] for key in changing}}
+            config = {**before, "arguments": config["arguments"], "resumed": [*before.get("resumed", []), again]}
+        write_json(file, config)
+
+    def say(self, line: str) -> None:
+        """A line for the terminal and for train.log."""
+        if sys.stdout.isatty():
+            print("\r" + " " * LINE + "\r", end="")
+        print(line, flush=True)
+        self.log.write(line + "\n")
+        self.log.flush()
+
+    def live(self, line: str) -> None:
+        """A line that the next one overwrites; only on a terminal."""
+        if sys.stdout.isatty():
+            print(f"\r{line[:LINE]:<{LINE}}", end="", flush=True)

@@ -1,0 +1,200 @@
+"""The exercise's class-conditional U-Net, written by hand.
+
+    python networks/Conditional_UNet.py     # checks the shapes on the CPU (and GPU), prints the number of parameters
+
+Expected: 717,955 parameters for UNet(3, 32, 10, 32) and 655,361 for UNet(1, 32, 10, 28).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+
+
+class ConvBlock(nn.Module):
+    """Two times Conv3x3 - BatchNorm - GELU, with a residual connection.
+
+    [N, in_channels, H, W] -> [N, out_channels, H, W]. The residual is the input where the number of channels allows
+    it, otherwise the output of the first half. Dividing the sum of two by sqrt(2) keeps its variance.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.same_channels = in_channels == out_channels
+        self.conv1 = self._half(in_channels, out_channels)
+        self.conv2 = self._half(out_channels, out_channels)
+
+    @staticmethod
+    def _half(in_channels: int, out_channels: int) -> nn.Sequential:
+        # BatchNorm subtracts the mean, so that a bias in the convolution has no effect; it is here because the
+        # exercise's network has one (and its number of parameters counts it).
+        return nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.GELU(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.conv1(x)
+        second = self.conv2(first)
+        residual = x if self.same_channels else first
+        return (residual + second) / math.sqrt(2)
+
+
+class Encoder_Block(nn.Module):
+    """Two ConvBlocks and a pooling: [N, in_channels, H, W] -> [N, out_channels, H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(in_channels, out_channels),
+            ConvBlock(out_channels, out_channels),
+            nn.MaxPool2d(2),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Decoder_Block(nn.Module):
+    """Upsampling by the factor `transpose`, then two ConvBlocks.
+
+    x [N, C, H, W] and x_skip [N, S, H, W] or None, with C + S = in_channels
+    -> [N, out_channels, transpose * H, transpose * W].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, transpose: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(in_channels, out_channels, kernel_size=transpose, stride=transpose),
+            ConvBlock(out_channels, out_channels),
+            ConvBlock(out_channels, out_channels),
+        )
+
+    def forward(self, x: torch.Tensor, x_skip: torch.Tensor | None = None) -> torch.Tensor:
+        if x_skip is not None:
+            x = torch.cat([x, x_skip], dim=1)  # [N, C + S, H, W]
+        return self.layers(x)
+
+
+class Sine(nn.Module):
+    """Elementwise sine, the activation of the time embedding."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+
+class Embedding_Block(nn.Module):
+    """Linear - activation - Linear: [N, in_channels] or [N, in_channels, 1, 1] -> [N, out_channels, 1, 1].
+
+    activation: 'sin' (time) or 'GELU' (class); any other is a ValueError.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str):
+        super().__init__()
+        activations = {"sin": Sine, "GELU": nn.GELU}
+        if activation not in activations:
+            raise ValueError(f"activation must be one of {list(activations)}, not {activation!r}")
+        self.layers = nn.Sequential(
+            nn.Linear(in_channels, out_channels),
+            activations[activation](),
+            nn.Linear(out_channels, out_channels),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x.flatten(1))[:, :, None, None]
+
+
+class UNet(nn.Module):
+    """Predicts the noise in x_t for class c (all zeros or None: no class).
+
+    Args:
+        in_channels: channels of the images, 1 or 3.
+        n_features: width F of the first level; a multiple of 8 (GroupNorm has 8 groups).
+        n_classes: length of the class vector.
+        height: height and width of the images in pixels; divisible by 4, since two levels halve it exactly.
+
+    Raises ValueError for sizes that do not fit, here and in `forward`.
+    """
+
+    def __init__(self, in_channels: int = 3, n_features: int = 32, n_classes: int = 10, height: int = 32):
+        super().__init__()
+        if height < 4 or height % 4:
+            raise ValueError(f"height must be divisible by 4 (two levels halve it exactly), not {height}")
+        if n_features < 8 or n_features % 8:
+            raise ValueError(f"n_features must be a multiple of 8 (GroupNorm has 8 groups), not {n_features}")
+        if in_channels < 1 or n_classes < 1:
+            raise ValueError(f"in_channels and n_classes must be at least 1, not {in_channels} and {n_classes}")
+        F = n_features
+        self.n_classes = n_classes
+        self.size = (in_channels, height, height)  # of one image; DDPM.sample takes it from here
+
+        self.init_conv = ConvBlock(in_channels, F)
+        self.encoder1 = Encoder_Block(F, F)
+        self.encoder2 = Encoder_Block(F, 2 * F)
+        self.to_vec = nn.Sequential(nn.AvgPool2d(height // 4), nn.GELU())
+
+        self.time_embedding1 = Embedding_Block(1, 2 * F, "sin")
+        self.time_embedding2 = Embedding_Block(1, F, "sin")
+        self.class_embedding1 = Embedding_Block(n_classes, 2 * F, "GELU")
+        self.class_embedding2 = Embedding_Block(n_classes, F, "GELU")
+
+        self.decoder0 = Decoder_Block(2 * F, 2 * F, height // 4)
+        self.decoder1 = Decoder_Block(4 * F, F, 2)
+        self.decoder2 = Decoder_Block(2 * F, F, 2)
+        self.final = nn.Sequential(
+            nn.Conv2d(2 * F, F, kernel_size=3, padding=1),
+            nn.GroupNorm(8, F),
+            nn.ReLU(),
+            nn.Conv2d(F, in_channels, kernel_size=3, padding=1),
+        )
+        # Weights with the channels last make every convolution and its neighbours work in that layout, which is the
+        # fast one on CPUs and on tensor cores. The numbers mean the same.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """eps(x_t, t, c), shaped like x.
+
+        x: [N, C, H, W] float in about [-1, 1] plus noise. t: [N, 1, 1, 1] float, t / T in (0, 1].
+        c: [N, n_classes] float, one-hot, a mixture, or zeros for "no class"; None stands for zeros.
+        """
+        c = self._checked_class(x, t, c)
+        h0 = self.init_conv(x)  # [N, F, H, W]
+        h1 = self.encoder1(h0)  # [N, F, H/2, W/2]
+        h2 = self.encoder2(h1)  # [N, 2F, H/4, W/4]
+        v = self.to_vec(h2)  # [N, 2F, 1, 1]
+
+        u0 = self.decoder0(v)  # [N, 2F, H/4, W/4]
+        u1 = self.decoder1(self.class_embedding1(c) * u0 + self.time_embedding1(t), h2)  # [N, F, H/2, W/2]
+        u2 = self.decoder2(self.class_embedding2(c) * u1 + self.time_embedding2(t), h1)  # [N, F, H, W]
+        return self.final(torch.cat([u2, h0], dim=1))  # [N, C, H, W]
+
+    def _checked_class(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.size:
+            raise ValueError(f"x must be [N, {', '.join(map(str, self.size))}], not {list(x.shape)}")
+        if tuple(t.shape) != (len(x), 1, 1, 1):
+            raise ValueError(f"t must be [{len(x)}, 1, 1, 1], not {list(t.shape)}")
+        if c is None:
+            return x.new_zeros(len(x), self.n_classes)
+        if tuple(c.shape) != (len(x), self.n_classes):
+            raise ValueError(f"c must be [{len(x)}, {self.n_classes}], not {list(c.shape)}")
+        return c
+
+
+def _check_shapes() -> None:
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    for device in devices:
+        for channels, height in ((3, 32), (1, 28)):
+            net = UNet(channels, 32, 10, height).to(device)
+            x = torch.randn(5, channels, height, height, device=device)
+            t = torch.rand(5, 1, 1, 1, device=device)
+            c = torch.eye(10, device=device)[:5]
+            assert net(x, t, c).shape == x.shape
+            count = sum(p.numel() for p in net.parameters())
+            print(f"{device}: UNet({channels}, 32, 10, {height}) keeps {list(x.shape)}; {count:,} parameters")
+
+
+if __name__ == "__main__":
+    _check_shapes()

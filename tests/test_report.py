@@ -1,0 +1,232 @@
+"""The report is parsed, and held against the folder that it was made from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+import report
+from report import find_pictures, write_report
+from utils import plot_animation, plot_image, write_csv, write_json
+
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Collects tags with attributes, links and text; fails when tags are not properly nested."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def images(self) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+    def sources(self) -> list[str]:
+        return [unquote(image["src"]) for image in self.images()]
+
+
+@pytest.fixture
+def log_dir(tmp_path) -> Path:
+    folder = tmp_path / "log_mnist"
+    image = np.zeros((1, 1, 8, 8))
+    for e in (2, 10):
+        for w in (0, 0.5, 10, 2):
+            plot_image(folder / f"generated_images_epoch{e}_guidance_weight{w}.png", image)
+        plot_animation(folder / f"animation_epoch{e}_guidance_weight0.gif", image[None], [0], 1)
+    for name in ("loss.png", "samples.png", "50% off #1?.png"):
+        plot_image(folder / name, image)
+    write_csv(
+        folder / "metrics.csv",
+        [
+            {
+                "epoch": e,
+                "step": 5 * e,
+                "train_loss": 1 / e,
+                "val_loss": None,
+                "images_per_second": 2000.0,
+                "seconds": 30.0,
+            }
+            for e in range(1, 11)
+        ],
+    )
+    write_json(
+        folder / "config.json",
+        {
+            "command": "python train_mnist.py --n_epochs 10",
+            "arguments": {"n_epochs": 10, "batch_size": 64, "g_weight": [0, 0.5]},
+            "defaults": {"n_epochs": 20, "batch_size": 64, "g_weight": [0, 0.5]},
+            "versions": {"python": "3.11", "torch": "2.1"},
+            "device": "cpu (2 threads)",
+            "dataset": {"name": "mnist", "train_images": 60000, "val_images": 10000, "classes": list("0123456789")},
+            "seed": 0,
+            "n_parameters": 655361,
+            "commit": "abc123",
+            "started": "2026-11-22 06:00:00 UTC",
+            "expected": "loss near 0.03",
+        },
+    )
+    return folder
+
+
+def test_the_report_shows_every_picture_once_and_only_those(log_dir):
+    (log_dir / ".hidden.png").write_bytes(b"x")
+    (log_dir / "empty.png").write_bytes(b"")
+    page = Page(write_report(log_dir))
+    there = sorted(
+        path.name for path in log_dir.iterdir() if path.suffix in (".png", ".gif") and path.stat().st_size > 1
+    )
+    assert sorted(source[2:] for source in page.sources()) == there
+    assert len(there) == 13
+    assert all(image["alt"] and int(image["width"]) > 0 and int(image["height"]) > 0 for image in page.images())
+
+
+def test_the_newest_epoch_is_in_full_and_weights_are_in_order(log_dir):
+    page = write_report(log_dir).read_text(encoding="utf-8")
+    name = "generated_images_epoch{}_guidance_weight{}.png"
+    order = [page.index('src="./' + name.format(e, w)) for e in (10, 2) for w in (0, 0.5, 2, 10)]
+    assert order == sorted(order)
+    assert order[3] < page.index("<details>") < order[4]
+    pictures = find_pictures(log_dir)
+    assert list(pictures.grids) == [2, 10] and list(pictures.grids[10]) == ["0", "0.5", "2", "10"]
+    assert pictures.animations[2] == {"0": "animation_epoch2_guidance_weight0.gif"}
+    assert pictures.loss == "loss.png" and pictures.others == ["50% off #1?.png", "samples.png"]
+
+
+def test_the_report_needs_nothing_but_the_folder(log_dir):
+    page = Page(write_report(log_dir))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    assert "url(" not in page.source and "@import" not in page.source
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href"):
+            if name in attributes:
+                assert attributes[name].startswith("./") and not set(attributes[name]) & set("#? ")
+                assert (log_dir / unquote(attributes[name])).is_file()
+
+
+def test_facts_and_settings(log_dir):
+    page = Page(write_report(log_dir))
+    for text in (
+        "log_mnist",
+        "finished 10 of 10 epochs",
+        "mnist (60,000 training images, 10,000 validation images, 10 classes)",
+        "cpu (2 threads)",
+        "2026-11-22 06:00:00 UTC",
+        "2,000",
+        "5 min 00 s",
+        "655,361",
+        "python train_mnist.py --n_epochs 10\ncommit abc123",
+        "torch 2.1",
+        "loss near 0.03",
+    ):
+        assert text in page.text
+    assert "validation loss" not in page.text  # there is none in metrics.csv
+    changed = page.source.split('<tr class="changed">')[1:]
+    assert len(changed) == 1 and "n_epochs" in changed[0].split("</tr>")[0] and "default 20" in changed[0]
+
+
+@pytest.mark.parametrize(
+    "n_rows, n_epochs, state",
+    [
+        (3, 20, "stopped at epoch 3 of 20"),
+        (20, 20, "finished 20 of 20 epochs"),
+        (3, None, "3 epochs done"),
+        (0, 20, "no fin"),
+    ],
+)
+def test_state(tmp_path, n_rows, n_epochs, state):
+    write_json(tmp_path / "config.json", {"arguments": {"n_epochs": n_epochs}})
+    if n_rows:
+        write_csv(tmp_path / "metrics.csv", [{"epoch": e + 1, "train_loss": 1.0} for e in range(n_rows)])
+    assert state in Page(write_report(tmp_path)).text
+
+
+def test_hostile_text_stays_text(log_dir):
+    evil = "<script>alert('x')</script>\"'><img src=x onerror=y>\ud800&amp;"
+    config = {key: evil for key in ("command", "commit", "device", "started", "seed", "expected", "n_parameters")}
+    config["arguments"] = {evil: evil, "n_epochs": evil}
+    config["defaults"] = {evil: 1}
+    config["versions"] = {evil: evil}
+    config["dataset"] = {"name": evil, "train_images": evil, "classes": [evil]}
+    (log_dir / "config.json").write_text(json.dumps(config))
+    (log_dir / "metrics.csv").write_text(f'epoch,"{evil[:20]}"\n1,{evil[:8]}\n')
+    name = "<b> & 'c'.png" if sys.platform != "win32" else "& 'c'.png"
+    (log_dir / name).write_bytes((log_dir / "loss.png").read_bytes())
+    page = Page(write_report(log_dir))
+    assert not [1 for tag, attributes in page.tags if tag in ("script", "b") or "onerror" in attributes]
+    assert "./" + name in page.sources()
+    assert Path(name).stem in [image["alt"] for image in page.images()]
+    assert "<b>" not in page.source
+    assert "<script>alert('x')</script>" in page.text
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe\x00", b"a,b\n1\n2,3,4,5\n", b"[" * 100_000]
+)
+def test_broken_files_are_named_on_the_page(log_dir, name, content):
+    (log_dir / name).write_bytes(content)
+    page = Page(write_report(log_dir))
+    assert any(attributes.get("class") == "note" for _, attributes in page.tags)
+    assert name in page.text
+    assert len(page.images()) == 13
+
+
+def test_broken_values_do_not_matter(log_dir):
+    keys = ("arguments", "defaults", "versions", "dataset", "n_parameters", "expected", "command", "commit", "started")
+    for value in (None, [], "text", 3, float("nan"), {"a": {"b": None}}, {"n_epochs": float("inf"), "classes": 3}):
+        (log_dir / "config.json").write_text(json.dumps({key: value for key in keys}))
+        Page(write_report(log_dir))
+    (log_dir / "metrics.csv").write_text("epoch,train_loss,seconds\n1,nan,\n,2,3\n2,inf,x,too,many\n3\n")
+    page = Page(write_report(log_dir))
+    assert "1 of 4 rows" in page.text
+    assert "3 epochs done" in page.text or "epoch 3" in page.text
+    (log_dir / "loss.png").write_bytes(b"not a picture")
+    assert "./loss.png" in Page(write_report(log_dir)).sources()
+
+
+def test_an_empty_folder_has_a_report_too(tmp_path):
+    page = Page(write_report(tmp_path))
+    assert page.images() == [] and tmp_path.name in page.text
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_report_depends_on_the_folder_only(log_dir):
+    first = write_report(log_dir).read_bytes()
+    assert write_report(log_dir).read_bytes() == first
+
+
+def test_command_line(log_dir, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report.py", str(log_dir)])
+    assert report.main() == 0
+    assert capsys.readouterr().out.strip() == str(log_dir / "report.html")
+    call = [sys.executable, report.__file__, str(log_dir / "nowhere")]
+    result = subprocess.run(call, check=False, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and "nowhere" in result.stderr

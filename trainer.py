@@ -1,0 +1,401 @@
+"""The training loop: from a DDPM and two image sets to a complete log folder.
+
+Every random draw of training is a pure function of (seed, step): the order of the images of (seed, epoch), time, noise
+and class dropping of (seed, step). So a checkpoint holds no random state, a continued run is the run that was never
+stopped, bit for bit on the CPU, and pictures, drawn from generators of their own, do not shift training.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import checkpoint
+from cli import CallError, RunError, command_line, environment, keep_large_buffers
+from datasets import ImageSet, to_float
+from ddpm import DDPM
+from log_folder import LogFolder
+from report import write_report
+from signals import Stop
+from utils import format_duration, plot_animation, plot_image, plot_loss, write_csv
+
+ORDER, STEP, VALIDATION, PICTURES = range(4)  # separate streams of random numbers
+VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
+FLUSH_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
+
+
+def seed_for(seed: int, stream: int, index: int = 0) -> int:
+    """A 63-bit seed for one purpose, so that no two purposes or steps share random numbers."""
+    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Trainer:
+    """Trains `ddpm` as `args` (of cli.training_parser) say, and keeps the log folder.
+
+    `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's default arguments) and `expected`
+    (what a healthy run looks like) are for config.json and the report.
+    """
+
+    def __init__(
+        self,
+        ddpm: DDPM,
+        spec: checkpoint.Spec,
+        train_set: ImageSet,
+        val_set: ImageSet,
+        args: Any,
+        defaults: dict[str, Any],
+        expected: str,
+    ):
+        self.ddpm, self.spec, self.args = ddpm, spec, args
+        self.defaults, self.expected = defaults, expected
+        self.device = ddpm.device
+        self.train_set, self.val_set = train_set.to(self.device), val_set.to(self.device)
+        self.log_dir = Path(args.log_dir)
+        # The last, shorter batch of an epoch is left out (other images each time): one shape compiles once.
+        self.batch_size = min(args.batch_size, len(train_set))
+        self.steps_per_epoch = len(train_set) // self.batch_size
+        self.last_step = args.n_epochs * self.steps_per_epoch
+
+        keep_large_buffers()
+        fused = self.device.type in ("cpu", "cuda") and torch.__version__ >= "2.4"
+        self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), lr=args.l_rate, fused=fused or None)
+        self.averaged = copy.deepcopy(ddpm).eval().requires_grad_(False) if args.ema else ddpm
+        self.training_losses = self.compiled_losses()
+        self.generator = torch.Generator(self.device)
+
+        self.step = 0  # training steps completed: all that is needed to know which comes next
+        self.history: list[dict[str, Any]] = []  # a row for each epoch completed
+        self.reset_epoch()
+
+    # ---------------------------------------------------------------------------------------------- the run
+
+    def run(self) -> None:
+        """Train to the end (or to a signal), writing the log folder on the way."""
+        with Stop() as self.stop:
+            self.open_folder()
+            self.started, self.first_step = time.time(), self.step
+            while self.step < self.last_step:
+                self.train_step()
+                if self.step % self.steps_per_epoch == 0:
+                    self.end_epoch()
+                if self.stop.number:
+                    self.leave()
+            self.say(f"done: {self.log_dir / 'report.html'}")
+
+    def train_step(self) -> None:
+        """One step of Algorithm 1 and of Adam."""
+        epoch, i = divmod(self.step, self.steps_per_epoch)
+        if i == 0 or self.order is None:
+            order_generator = torch.Generator().manual_seed(seed_for(self.args.seed, ORDER, epoch))
+            self.order = torch.randperm(len(self.train_set), generator=order_generator).to(self.train_set.images.device)
+        began = time.perf_counter()
+        self.ddpm.train()
+        y, c = self.train_set.batch(self.order[i * self.batch_size : (i + 1) * self.batch_size])
+        self.generator.manual_seed(seed_for(self.args.seed, STEP, self.step))
+        t, noise, c = self.ddpm.draw(y, c, self.generator)
+
+        losses = self.training_losses(y, c, t, noise)  # [N]
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        self.optimizer.step()
+        self.update_average()
+
+        self.step += 1
+        self.pending.append((t, losses.detach()))
+        if self.step % FLUSH_EVERY == 0 or self.step % self.steps_per_epoch == 0 or self.stop.number:
+            self.flush()
+        self.train_seconds += time.perf_counter() - began
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Exponential moving average of weights and BatchNorm statistics, with a decay that starts low.
+
+        The schedule is no part of it: only the network's tensors are averaged. The statistics are averaged with the
+        weights, because those of the present weights would not fit the averaged ones.
+        """
+        if self.averaged is self.ddpm:
+            return
+        decay = min(self.args.ema, (1 + self.step) / (10 + self.step))  # else a short run would keep its first weights
+        now = self.ddpm.nn_model.state_dict().values()
+        mean = self.averaged.nn_model.state_dict().values()
+        pairs = list(zip(mean, now))
+        torch._foreach_lerp_(
+            [a for a, _ in pairs if a.is_floating_point()], [b for a, b in pairs if a.is_floating_point()], 1 - decay
+        )
+        for counter, current in pairs:
+            if not counter.is_floating_point():
+                counter.copy_(current)
+
+    def flush(self) -> None:
+        """Bring the losses of the latest steps to the CPU, look at them, add them up by quarter of the timesteps."""
+        t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
+        losses = torch.stack([losses for _, losses in self.pending]).double().cpu().numpy()
+        means = losses.mean(axis=1)
+        if not np.isfinite(means).all():
+            first = int(np.argmin(np.isfinite(means)))
+            raise RunError(
+                f"the loss became {means[first]} at step {self.step - len(means) + first + 1} with learning rate "
+                f"{self.args.l_rate:g}: try a smaller --l_rate or --amp off; {self.how_to_go_back()}"
+            )
+        self.pending = []
+        quarter = ((t - 1) * 4 // self.ddpm.n_timesteps).ravel()
+        self.loss_sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)
+        self.loss_counts += np.bincount(quarter, minlength=4)
+        self.progress(f"step {self.step % self.steps_per_epoch or self.steps_per_epoch}/{self.steps_per_epoch}  "
+                      f"loss {means[-1]:.4f}")  # fmt: skip
+
+    def end_epoch(self) -> None:
+        """Validation, a row of metrics, a checkpoint; pictures where they are due."""
+        began = time.perf_counter()
+        epoch = self.step // self.steps_per_epoch
+        val_loss = self.validate()
+        images = self.steps_per_epoch * self.batch_size
+        with np.errstate(invalid="ignore"):  # a quarter that no t fell into has no mean
+            quarters = self.loss_sums / self.loss_counts
+        row = {
+            "epoch": epoch,
+            "step": self.step,
+            "train_loss": float(self.loss_sums.sum() / self.loss_counts.sum()),
+            "val_loss": val_loss,
+            **{f"loss_q{q + 1}": float(quarters[q]) for q in range(4)},
+            "learning_rate": self.args.l_rate,
+            "images_per_second": images / self.train_seconds,
+            "seconds": self.train_seconds + time.perf_counter() - began,
+        }
+        self.history.append(row)
+        self.reset_epoch()
+        self.save_checkpoint()
+        write_csv(self.log_dir / "metrics.csv", self.history)
+        self.say(
+            f"epoch {epoch}/{self.args.n_epochs}  train loss {row['train_loss']:.4f}  val loss {val_loss:.4f}  "
+            f"{row['images_per_second']:.0f} images/s  {format_duration(row['seconds'])}  {self.time_left()}"
+        )
+        if self.pictures_due(epoch) and not self.stop.number:
+            self.make_pictures(epoch)
+
+    @torch.inference_mode()
+    def validate(self) -> float:
+        """Mean loss of the averaged weights on the first test images, with the same t and noise every time.
+
+        The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped.
+        """
+        n = min(VALIDATION_IMAGES, len(self.val_set))
+        generator = torch.Generator().manual_seed(seed_for(self.args.seed, VALIDATION))
+        spread = torch.arange(n) * self.ddpm.n_timesteps // n + 1
+        t = spread[torch.randperm(n, generator=generator)].to(self.device)
+        noise = torch.randn(n, *self.val_set.images.shape[1:], generator=generator).to(self.device)
+        self.averaged.eval()
+        losses = []
+        for part in torch.arange(n).split(self.args.batch_size):
+            y, c = self.val_set.batch(part)
+            losses.append(self.averaged.training_losses(y, c, t[part], noise[part]))
+        return torch.cat(losses).double().mean().item()
+
+    # ---------------------------------------------------------------------------------------------- the log folder
+
+    def open_folder(self) -> None:
+        """Continue what stands in the folder, or begin anew without destroying it."""
+        old = self.log_dir / "checkpoint.pt"
+        resume = self.args.resume and old.exists()
+        content = (
+            checkpoint.load(old) if resume else {}
+        )  # before anything is written, so that a refusal leaves no trace
+        self.folder = LogFolder(self.log_dir, resume)
+        if resume:
+            self.restore(old, content)
+        else:
+            if self.args.resume:
+                self.say(f"nothing to resume in {self.log_dir}: beginning at step 0")
+            self.folder.write_config(self.config())
+
+    def restore(self, path: Path, content: dict[str, Any]) -> None:
+        """Take up the run of a checkpoint. CallError that names the difference if it is another run's."""
+        changed = checkpoint.differences(content["arguments"], plain_arguments(self.args))
+        if changed:
+            raise CallError(f"{path} is of a run with other arguments: {'; '.join(changed)}. Use its arguments, "
+                            "or another --log_dir, or leave out --resume")  # fmt: skip
+        self.ddpm.nn_model.load_state_dict(content["model"])
+        self.averaged.nn_model.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.history = content["step"], content["history"]
+        self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
+        self.train_seconds = content["train_seconds"]
+        self.folder.write_config(self.config(), resumed_at=self.step)
+        epoch, within = divmod(self.step, self.steps_per_epoch)
+        write_csv(self.log_dir / "metrics.csv", self.history)
+        if self.step >= self.last_step:
+            self.say(f"the run is already finished ({epoch} epochs): making its pictures and report again")
+            self.make_pictures(epoch)
+        else:
+            self.say(f"resuming after epoch {epoch}, step {within} of {self.steps_per_epoch}")
+            if within == 0 and self.pictures_due(epoch) and not self.model_path(epoch).exists():
+                self.make_pictures(epoch)  # the signal came between the checkpoint and its pictures
+
+    def config(self) -> dict[str, Any]:
+        """config.json: what was asked for, on what data and which machine."""
+        return {
+            **environment(self.device),
+            "arguments": plain_arguments(self.args),
+            "defaults": self.defaults,
+            "precision": "bf16 autocast" if self.ddpm.amp_dtype else "float32",
+            "seed": self.args.seed,
+            "dataset": {
+                "name": self.train_set.name,
+                "train_images": len(self.train_set),
+                "val_images": min(VALIDATION_IMAGES, len(self.val_set)),
+                "classes": self.train_set.class_names,
+            },
+            "n_parameters": sum(p.numel() for p in self.ddpm.nn_model.parameters()),
+            "spec": self.spec,
+            "expected": self.expected,
+        }
+
+    def save_checkpoint(self) -> None:
+        """Everything that continuing needs; no random state, see the top of this file."""
+        checkpoint.save(
+            self.log_dir / "checkpoint.pt",
+            {
+                "spec": self.spec,
+                "arguments": plain_arguments(self.args),
+                "class_names": list(self.train_set.class_names),
+                "model": self.ddpm.nn_model.state_dict(),
+                "average": self.averaged.nn_model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "epoch": self.step // self.steps_per_epoch,
+                "history": self.history,
+                "loss_sums": self.loss_sums.tolist(),
+                "loss_counts": self.loss_counts.tolist(),
+                "train_seconds": self.train_seconds,
+            },
+        )
+
+    def model_path(self, epoch: int) -> Path:
+        return self.log_dir / f"model_epoch{epoch}.pt"
+
+    def pictures_due(self, epoch: int) -> bool:
+        return epoch > 0 and (epoch % self.args.save_every == 0 or epoch == self.args.n_epochs)
+
+    def make_pictures(self, epoch: int) -> None:
+        """Grids, GIFs, loss curve, report and, once they stand, the model that made them."""
+        args, names = self.args, list(self.train_set.class_names)
+        real = real_rows(self.val_set, args.n_samples)
+        for w in args.g_weight:
+            # The same noise in every epoch and for every w: differences between pictures are differences of models.
+            generator = torch.Generator(self.device).manual_seed(seed_for(args.seed, PICTURES))
+            y_0, y_steps = self.averaged.sample(
+                args.n_samples, None, args.n_classes, w, generator=generator, progress=self.sampling_progress(w)
+            )
+            title = f"epoch {epoch}, guidance weight {w:g}"
+            tail = f"_epoch{epoch}_guidance_weight{w:g}"
+            plot_image(self.log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, title)
+            plot_animation(
+                self.log_dir / f"animation{tail}.gif", y_steps, self.averaged.recorded_times(), args.n_classes, names
+            )
+        plot_loss(self.log_dir / "loss.png", self.history)
+        checkpoint.save(
+            self.model_path(epoch),
+            {
+                "spec": self.spec,
+                "arguments": plain_arguments(args),
+                "class_names": names,
+                "model": self.averaged.nn_model.state_dict(),
+                "epoch": epoch,
+            },
+        )
+        write_report(self.log_dir)
+
+    def leave(self) -> None:
+        """A signal came: save, tell how to go on, end with the status that shells give a signal's victim."""
+        self.save_checkpoint()
+        if self.history:
+            plot_loss(self.log_dir / "loss.png", self.history)
+        write_report(self.log_dir)
+        number = self.stop.number
+        self.say(f"stopped by {signal.Signals(number).name} after step {self.step}; to go on:")
+        self.say(f"  {command_line('--resume')}")
+        sys.exit(128 + number)
+
+    # ---------------------------------------------------------------------------------------------- small parts
+
+    def reset_epoch(self) -> None:
+        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet brought to the CPU
+        self.loss_sums, self.loss_counts = np.zeros(4), np.zeros(4, dtype=int)  # by quarter of the timesteps
+        self.train_seconds = 0.0
+        self.order: torch.Tensor | None = None
+
+    def compiled_losses(self) -> Any:
+        """`ddpm.training_losses`, compiled if asked for. A compiler that fails costs one line, not the run."""
+        plain = self.ddpm.training_losses
+        if self.args.compile == "off" or (self.args.compile == "auto" and self.device.type != "cuda"):
+            return plain
+        compiled = torch.compile(plain)
+
+        def attempt(*batch: Any) -> torch.Tensor:
+            try:
+                return compiled(*batch)
+            except Exception as error:
+                if self.step > self.first_step:
+                    raise  # it worked before: this is no failure of the compiler
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
+                self.say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
+                self.training_losses = plain
+                return plain(*batch)
+
+        return attempt
+
+    def sampling_progress(self, w: float) -> Any:
+        def progress(t: int) -> None:
+            if self.stop.number:
+                self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
+            if t % 10 == 0:
+                self.progress(f"pictures, guidance weight {w:g}: t = {t}")
+
+        return progress
+
+    def time_left(self) -> str:
+        done = self.step - self.first_step
+        if self.step >= self.last_step or not done:
+            return ""
+        left = (time.time() - self.started) / done * (self.last_step - self.step)
+        return f"{format_duration(left)} left"
+
+    def how_to_go_back(self) -> str:
+        if not self.history:
+            return "no epoch was completed, so there is nothing to go back to"
+        return f"checkpoint.pt holds the end of epoch {self.history[-1]['epoch']}"
+
+    def progress(self, what: str) -> None:
+        """The live line of a terminal: where the run is, how fast, how long it still takes."""
+        epoch = min(self.step // self.steps_per_epoch + 1, self.args.n_epochs)
+        images = self.step % self.steps_per_epoch * self.batch_size
+        speed = f"  {images / self.train_seconds:.0f} images/s" if images and self.train_seconds else ""
+        self.folder.live(f"epoch {epoch}/{self.args.n_epochs}  {what}{speed}  {self.time_left()}")
+
+    def say(self, line: str) -> None:
+        self.folder.say(line)
+
+
+def plain_arguments(args: Any) -> dict[str, Any]:
+    """An argparse.Namespace as a dict of plain values, for files."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
+def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
+    """The first n_rows images of each class, class-fastest, float32 [n_rows * n_classes, C, H, W] on the CPU.
+
+    A class with fewer leaves NaN in its places, which a picture shows blank.
+    """
+    rows = torch.full((n_rows, images.n_classes, *images.images.shape[1:]), math.nan)
+    for k in range(images.n_classes):
+        index = (images.labels == k).nonzero().flatten()[:n_rows].to(images.images.device)
+        rows[: len(index), k] = to_float(images.images[index]).cpu()
+    return rows.flatten(0, 1)
