@@ -254,13 +254,12 @@ class Atlas(NamedTuple):
     """Every digit in every face: G = n_faces * 10 glyphs, in the order face, digit. Lengths in glyph units.
 
     A glyph is kept as its pen line, the middle of its strokes: any pen can follow it, and it looks like handwriting.
-    distance: float32 [G, 1, cells, cells], distance to the pen line; line: float32 [G, 128, 2], points (x, y) on it, y
-    downwards; hole: float32 [G], radius of the widest disc in the narrowest hole, 1 where the digit has no hole.
+    distance: float32 [G, 1, cells, cells], distance to the pen line;
+    line: float32 [G, 128, 2], points (x, y) on it, y downwards.
     """
 
     distance: Tensor
     line: Tensor
-    hole: Tensor
 
 
 def _load_rendered(data_dir: Path, train: bool, seed: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -317,7 +316,7 @@ def _glyph_atlas() -> Atlas:
     return Atlas(*(torch.stack(field) for field in zip(*glyphs)))
 
 
-def _trace_glyph(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+def _trace_glyph(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """The entries of an Atlas for one glyph, given as closed polygons, each float64 [P, 2], y upwards."""
     corners = np.concatenate(polygons)
     low, high = corners.min(0), corners.max(0)
@@ -337,10 +336,9 @@ def _trace_glyph(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
     slope = torch.stack(torch.gradient(depth.view(ATLAS_CELLS, ATLAS_CELLS), spacing=cell)).norm(dim=0)
     line = cells[(depth > cell) & (slope.flatten() < 0.6)]
     distance = torch.cdist(cells, line).amin(1)
-    holes = [distance[mask].max() for mask in within & ~inside if mask.any()]
     distance = distance.view(1, ATLAS_CELLS, ATLAS_CELLS)
     line = line[torch.linspace(0, len(line) - 1, 128).long()]
-    return distance.float(), line.float(), torch.stack(holes).min().float() if holes else torch.tensor(1.0)
+    return distance.float(), line.float()
 
 
 def _walk(polygon: np.ndarray, step: float = 0.02) -> np.ndarray:
@@ -370,7 +368,7 @@ def _draw(labels: Tensor, atlas: Atlas, generator: torch.Generator) -> Tensor:
         return torch.rand(len(labels), *shape, generator=generator) * (high - low) + low
 
     glyph = torch.randint(len(FACES), labels.shape, generator=generator) * 10 + labels
-    pen = uniform(1.5, 3.4)  # width in pixels
+    pen = uniform(1.5, 3.4)  # width in pixels; a wider one fills holes
 
     # Glyph -> image: stretch, lean, turn, then the size that fits.
     turn, lean, stretch = uniform(-0.2, 0.2), uniform(-0.3, 0.4), uniform(0.75, 1.25)
@@ -391,8 +389,7 @@ def _draw(labels: Tensor, atlas: Atlas, generator: torch.Generator) -> Tensor:
     distance = F.grid_sample(atlas.distance[glyph], where, padding_mode="border", align_corners=False)  # [B, 1, 28, 28]
 
     pixel = size * stretch.sqrt()  # pixels per glyph unit, over all directions
-    radius = torch.minimum(pen / 2, 0.6 * atlas.hole[glyph] * pixel)  # a wide pen must not fill the holes
-    ink = radius.view(-1, 1, 1, 1) - distance * pixel.view(-1, 1, 1, 1) + 0.5  # edges one pixel wide
+    ink = pen.view(-1, 1, 1, 1) / 2 - distance * pixel.view(-1, 1, 1, 1) + 0.5  # edges one pixel wide
     return (ink.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -234,7 +234,6 @@ class DDPM(nn.Module):
         sigma = self.sqrt_beta_t[t] if variance == "beta" else self.q_posterior(x_t, x_t, t)[1].sqrt()
         return mean + sigma * torch.randn(x_t.shape, device=x_t.device, dtype=x_t.dtype, generator=generator)
 
-    @torch.inference_mode()
     def sample(
         self,
         n_sample: int = 4,
@@ -282,19 +281,21 @@ class DDPM(nn.Module):
             c = c.repeat(n_sample, 1)  # [n_sample * K, n_classes], class-fastest
         n = n_sample if c is None else len(c)
 
-        fast = self._for_inference()
         x = torch.randn(n, *size, device=self.device, generator=generator)
         times = set(self.recorded_times()) if record else set()
         steps = [x] if self.n_timesteps in times else []
-        for t in range(self.n_timesteps, 0, -1):
-            x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator)
-            if t - 1 in times:
-                steps.append(x)
-            if progress is not None:
-                progress(t)
-        # One copy to the CPU at the end: a copy inside the loop would stop a GPU at every picture.
+        with torch.inference_mode():
+            fast = self._for_inference()
+            for t in range(self.n_timesteps, 0, -1):
+                x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator)
+                if t - 1 in times:
+                    steps.append(x)
+                if progress is not None:
+                    progress(t)
+        # One copy to the CPU at the end: a copy inside the loop would stop a GPU at every picture. The clone is an
+        # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
         y_steps = torch.stack(steps).cpu() if steps else torch.empty(0, n, *size)
-        return x, y_steps
+        return x.clone(), y_steps
 
     def recorded_times(self) -> list[int]:
         """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""

@@ -229,8 +229,9 @@ class Trainer:
         self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
         self.train_seconds = content["train_seconds"]
         self.folder.write_config(self.config(), resumed_at=self.step)
+        if self.history:
+            write_csv(self.log_dir / "metrics.csv", self.history)
         epoch, within = divmod(self.step, self.steps_per_epoch)
-        write_csv(self.log_dir / "metrics.csv", self.history)
         if self.step >= self.last_step:
             self.say(f"the run is already finished ({epoch} epochs): making its pictures and report again")
             self.make_pictures(epoch)

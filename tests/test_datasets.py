@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
-import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tiny_mnist import write_idx, write_mnist
 
 import datasets
 from datasets import DataError, ImageSet, load, one_hot, render_digits, to_float, to_uint8
@@ -22,28 +21,19 @@ ROOT = Path(datasets.__file__).resolve().parent
 # ---- helpers --------------------------------------------------------------------------------------------------------
 
 
-def write_idx(file: Path, array: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    file.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def write_mnist(data_dir: Path, n_train: int = 40, n_test: int = 20) -> dict[str, np.ndarray]:
-    """A tiny random MNIST; returns its four arrays by file name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", n_train), ("t10k", n_test)):
-        arrays[f"{split}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28))
-        arrays[f"{split}-labels-idx1-ubyte"] = np.arange(n)[::-1] % 10
-    for name, array in arrays.items():
-        write_idx(data_dir / "MNIST" / "raw" / name, array)
-    return arrays
-
-
 def assert_one_line(error: pytest.ExceptionInfo) -> str:
     text = str(error.value)
     assert text and "\n" not in text
     return text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The tensors here are small: where others use the cores too, threads that wait for each other cost time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -61,7 +51,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    monkeypatch.setattr(datasets, "RENDERED_SIZES", {"train": 200, "test": 100})
+    monkeypatch.setattr(datasets, "RENDERED_SIZES", {"train": 200, "test": 200})
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +151,7 @@ def test_a_broken_download_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_download_fills_in_what_is_missing(tmp_path, monkeypatch):
+def test_a_download_fills_in_what_is_missing(tmp_path, monkeypatch, capsys):
     source, data_dir = tmp_path / "source", tmp_path / "data"
     arrays = write_mnist(source)
     write_mnist(data_dir)
@@ -169,6 +159,7 @@ def test_a_download_fills_in_what_is_missing(tmp_path, monkeypatch):
         (data_dir / "MNIST" / "raw" / name).unlink()
 
     def serve(url, root, filename, md5):
+        print("10% ... 20% ...", file=sys.stderr)
         with gzip.open(Path(root, filename), "wb") as stream:
             stream.write((source / "MNIST" / "raw" / filename[: -len(".gz")]).read_bytes())
 
@@ -176,6 +167,20 @@ def test_a_download_fills_in_what_is_missing(tmp_path, monkeypatch):
     data = load("mnist", data_dir, True)
     assert np.array_equal(data.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
     assert sorted(path.name for path in (data_dir / "MNIST" / "raw").iterdir()) == sorted(arrays)
+    assert capsys.readouterr().err == ""  # no progress bars in a batch log
+
+
+def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, monkeypatch, no_network):
+    arrays = write_mnist(tmp_path)
+    resources = []
+    for name in arrays:
+        file = tmp_path / "MNIST" / "raw" / name
+        packed = gzip.compress(file.read_bytes())
+        file.unlink()
+        file.with_name(f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    assert len(load("mnist", tmp_path, True)) == 40 and no_network == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path, no_network):
@@ -296,8 +301,8 @@ def test_the_seed_decides_the_digits():
 
 def test_no_digit_of_one_split_or_seed_is_in_another(tmp_path, few_digits):
     sets = [load("rendered", tmp_path, train, seed=seed) for seed in (0, 1) for train in (True, False)]
-    assert [len(data) for data in sets] == [200, 100, 200, 100]
-    assert len({image.numpy().tobytes() for data in sets for image in data.images}) == 600
+    assert [len(data) for data in sets] == [200] * 4
+    assert len({image.numpy().tobytes() for data in sets for image in data.images}) == 800
 
 
 def test_rendered_digits_have_the_statistics_of_mnist(digits):
@@ -346,17 +351,20 @@ def best_shift_distance(images: torch.Tensor) -> float:
 
 def test_digits_of_a_class_vary_in_more_than_position(digits):
     images, labels = digits
+    variety = []
     for digit in range(10):
         one_class = images[labels == digit][:40]
         shifted = torch.stack([one_class[0].roll((i % 3 - 1, i // 3 % 3 - 1), dims=(1, 2)) for i in range(40)])
         assert best_shift_distance(shifted) < 0.01  # the measure sees no variety in shifts of one digit
-        assert best_shift_distance(one_class) > 0.7  # MNIST: 0.85 to 0.94
+        variety.append(best_shift_distance(one_class))
+    # MNIST: mean 0.89, 0.85 to 0.94. Here: mean 0.88; 0.82 without the smooth random shift, 0.83 with a single face.
+    assert min(variety) > 0.7 and sum(variety) / 10 > 0.85
 
 
 def test_faces():
     assert len(set(datasets.FACES)) == len(datasets.FACES) >= 15
     atlas = datasets._glyph_atlas()
-    assert atlas.distance.shape[0] == atlas.line.shape[0] == atlas.hole.shape[0] == len(datasets.FACES) * 10
+    assert atlas.distance.shape[0] == atlas.line.shape[0] == len(datasets.FACES) * 10
     assert len({field.numpy().tobytes() for field in atlas.distance}) == len(atlas.distance)  # no two look the same
 
 
@@ -369,11 +377,11 @@ def test_a_missing_font_is_a_data_error(monkeypatch):
 
 def test_the_cache_is_used_and_equal(tmp_path, few_digits, monkeypatch, capsys):
     fresh = load("rendered", tmp_path, True)
-    assert capsys.readouterr().out == "rendering 300 digits ...\n"
+    assert capsys.readouterr().out == "rendering 400 digits ...\n"
     monkeypatch.setattr(datasets, "render_digits", None)  # whoever renders now fails
     cached = load("rendered", tmp_path, True)
     assert torch.equal(fresh.images, cached.images) and torch.equal(fresh.labels, cached.labels)
-    assert len(load("rendered", tmp_path, False)) == 100
+    assert not torch.equal(load("rendered", tmp_path, False).images, fresh.images)
     assert capsys.readouterr().out == ""
     with pytest.raises(TypeError):
         load("rendered", tmp_path, True, seed=1)  # another seed is another file
@@ -402,6 +410,6 @@ def test_a_damaged_cache_is_made_again(tmp_path, few_digits, monkeypatch, capsys
 def test_without_a_place_for_the_cache_there_are_still_digits(tmp_path, few_digits, capsys):
     (tmp_path / "file").write_text("not a folder")
     data = load("rendered", tmp_path / "file", False)
-    assert len(data) == 100
+    assert len(data) == 200
     rendering, notice = capsys.readouterr().out.splitlines()
     assert rendering.startswith("rendering") and "cannot be written" in notice

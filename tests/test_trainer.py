@@ -1,0 +1,536 @@
+"""The training loop, run for real on a tiny data set: resuming, signals, refusals, the log folder."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+import torch
+from tiny_mnist import write_mnist
+
+import checkpoint
+import trainer
+from cli import run_script
+from datasets import ImageSet
+from signals import Stop
+from train_mnist import main
+
+ROOT = Path(trainer.__file__).resolve().parent
+TINY = "--n_features 8 --n_timesteps 8 --batch_size 16 --n_samples 1 --g_weight 0 1 --n_epochs 3 --save_every 2"
+STEPS = 4  # of an epoch: 70 images in batches of 16
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_mnist(folder, n_train=70, n_test=20)
+    return folder
+
+
+@pytest.fixture
+def train(data_dir, monkeypatch):
+    """train(log_dir, '--more arguments') runs train_mnist.py in this process and returns its exit status."""
+
+    def run(log_dir: Path, more: str = "") -> int:
+        words = [*TINY.split(), "--data_dir", str(data_dir), "--log_dir", str(log_dir), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["train_mnist.py", *words, *more.split()])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            run_script(main)
+        except SystemExit as end:
+            return end.code
+        finally:
+            torch.set_num_threads(threads)
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """signal_at(step, signal) sends this process a signal in the middle of that training step."""
+
+    def arrange(step: int, number: int) -> None:
+        original = trainer.Trainer.update_average
+
+        def update_average(self):
+            if self.step + 1 == step:
+                os.kill(os.getpid(), number)
+            original(self)
+
+        monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
+
+    return arrange
+
+
+@pytest.fixture(scope="module")
+def whole_run(data_dir, tmp_path_factory):
+    """The log folder of an uninterrupted run; tests only read it."""
+    log_dir = tmp_path_factory.mktemp("whole") / "log"
+    patch = pytest.MonkeyPatch()
+    words = [*TINY.split(), "--data_dir", str(data_dir), "--log_dir", str(log_dir), "--device", "cpu"]
+    patch.setattr(sys, "argv", ["train_mnist.py", *words])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    main()
+    torch.set_num_threads(threads)
+    patch.undo()
+    return log_dir
+
+
+def assert_same_training(a: Path, b: Path) -> None:
+    """Weights, moving average, optimiser and losses of two runs are the same, bit for bit."""
+    first, second = (checkpoint.load(folder / "checkpoint.pt") for folder in (a, b))
+    assert first["step"] == second["step"]
+    for part in ("model", "average"):
+        assert first[part].keys() == second[part].keys()
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items()), part
+    for key, state in first["optimizer"]["state"].items():
+        assert all(torch.equal(value, second["optimizer"]["state"][key][name]) for name, value in state.items())
+    timings = ("images_per_second", "seconds")
+    for row, other in itertools.zip_longest(first["history"], second["history"]):
+        assert {k: v for k, v in row.items() if k not in timings} == {
+            k: v for k, v in other.items() if k not in timings
+        }
+
+
+def last_line(capsys) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+# ------------------------------------------------------------ the log folder
+
+
+def test_log_folder_is_complete(whole_run):
+    pictures = {
+        f"{kind}_epoch{epoch}_guidance_weight{w}.{ending}"
+        for kind, ending in (("generated_images", "png"), ("animation", "gif"))
+        for epoch in (2, 3)  # every 2nd, and the last
+        for w in (0, 1)
+    }
+    files = {"config.json", "metrics.csv", "train.log", "loss.png", "report.html", "checkpoint.pt"}
+    assert {file.name for file in whole_run.iterdir()} == files | pictures | {"model_epoch2.pt", "model_epoch3.pt"}
+
+
+def test_metrics_and_config_tell_the_run(whole_run):
+    rows = list(csv.DictReader(open(whole_run / "metrics.csv")))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8"), ("3", "12")]
+    assert list(rows[0]) == [
+        *("epoch", "step", "train_loss", "val_loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4"),
+        *("learning_rate", "images_per_second", "seconds"),
+    ]
+    assert all(float(value) > 0 for row in rows for value in row.values())
+    config = json.loads((whole_run / "config.json").read_text())
+    assert config["arguments"]["n_timesteps"] == 8 and config["defaults"]["n_timesteps"] == 400
+    assert config["dataset"] == {
+        "name": "mnist",
+        "train_images": 70,
+        "val_images": 20,
+        "classes": list("0123456789"),
+    }
+    assert config["command"].startswith("python train_mnist.py --n_features 8")
+    assert config["versions"]["torch"] == torch.__version__ and config["seed"] == 0
+
+
+def test_animation_shows_the_recorded_steps(whole_run):
+    frames = imageio.mimread(whole_run / "animation_epoch3_guidance_weight1.gif")
+    assert len(frames) == 8  # T = 8: t = 8 and 6 .. 0
+
+
+def test_saved_model_makes_the_pictures_again(whole_run):
+    """The file alone rebuilds network and schedule, and holds the averaged weights."""
+    content = checkpoint.load(whole_run / "model_epoch3.pt")
+    ddpm = checkpoint.build(content["spec"], torch.device("cpu"))
+    ddpm.nn_model.load_state_dict(content["model"])
+    assert ddpm.n_timesteps == 8 and content["class_names"] == list("0123456789")
+    average = checkpoint.load(whole_run / "checkpoint.pt")["average"]
+    assert all(torch.equal(value, average[name]) for name, value in content["model"].items())
+    assert not any(name.startswith(("_orig_mod", "module.")) for name in content["model"])
+
+
+# ------------------------------------------------------------ resuming
+
+
+@pytest.mark.parametrize("step", [3, STEPS, STEPS + 2])  # in the first epoch, at its end, in the second
+def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_path, step, monkeypatch):
+    signal_at(step, signal.SIGUSR1)
+    assert train(tmp_path / "log") == 128 + signal.SIGUSR1
+    assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == step
+    monkeypatch.undo()
+    assert train(tmp_path / "log", "--resume") == 0
+    assert_same_training(whole_run, tmp_path / "log")
+    assert (tmp_path / "log" / "model_epoch2.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_signals_save_and_tell_how_to_go_on(train, signal_at, tmp_path, capsys, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    signal_at(2, number)
+    assert train(tmp_path / "log") == 128 + number
+    assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == 2
+    out = capsys.readouterr().out
+    assert f"stopped by {name} after step 2" in out and out.rstrip().endswith("--resume")
+    assert (tmp_path / "log" / "report.html").exists()
+    assert signal.getsignal(number) == before
+
+
+def test_signal_while_pictures_are_made(train, whole_run, tmp_path, monkeypatch):
+    """The checkpoint of the epoch stands already; resuming makes the pictures."""
+    original = trainer.Trainer.sampling_progress
+
+    def sampling_progress(self, w):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, w)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "sampling_progress", sampling_progress)
+        assert train(tmp_path / "log") == 128 + signal.SIGTERM
+    assert not (tmp_path / "log" / "model_epoch2.pt").exists()
+    assert train(tmp_path / "log", "--resume") == 0
+    assert (tmp_path / "log" / "model_epoch2.pt").exists()
+    assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_the_signal_handler_only_sets_a_number():
+    calls = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: calls.append("outer"))
+    try:
+        with Stop() as stop:
+            assert stop.number == 0
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stop.number == signal.SIGUSR1 and not calls
+            os.kill(os.getpid(), signal.SIGUSR1)  # the second one acts as if nobody listened
+            assert calls == ["outer"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_more_epochs_continue_a_finished_run(train, whole_run, tmp_path):
+    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    assert train(tmp_path / "log", "--resume") == 0
+    assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_a_finished_run_says_so_and_makes_its_pictures_again(train, tmp_path, capsys):
+    log_dir = tmp_path / "log"
+    assert train(log_dir, "--n_epochs 1") == 0
+    grid = log_dir / "generated_images_epoch1_guidance_weight1.png"
+    before = grid.read_bytes()
+    grid.unlink(), (log_dir / "report.html").unlink()
+    assert train(log_dir, "--n_epochs 1 --resume") == 0
+    assert "already finished" in capsys.readouterr().out
+    assert grid.read_bytes() == before and (log_dir / "report.html").exists()
+
+
+def test_resume_without_a_checkpoint_begins(train, tmp_path, capsys):
+    assert train(tmp_path / "log", "--resume --n_epochs 1") == 0
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ("--n_timesteps 9", "--n_timesteps was 8, is 9"),
+        ("--n_features 16", "--n_features was 8, is 16"),
+        ("--seed 1 --l_rate 0.1", "--l_rate was 0.0003, is 0.1; --seed was 0, is 1"),
+    ],
+)
+def test_a_checkpoint_of_other_arguments_is_refused(train, signal_at, tmp_path, capsys, more, words):
+    signal_at(2, signal.SIGTERM)
+    train(tmp_path / "log")
+    before = (tmp_path / "log" / "checkpoint.pt").read_bytes()
+    capsys.readouterr()
+    assert train(tmp_path / "log", f"--resume {more}") == 2
+    assert words in last_line(capsys)
+    assert (tmp_path / "log" / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_earlier_run_is_moved_aside_never_overwritten(train, tmp_path, capsys):
+    for seed in (0, 1, 2):
+        assert train(tmp_path / "log", f"--n_epochs 1 --seed {seed}") == 0
+    seeds = {name: json.loads((tmp_path / name / "config.json").read_text())["seed"] for name in os.listdir(tmp_path)}
+    assert seeds == {"log": 2, "log_old1": 0, "log_old2": 1}
+    assert "it was moved to" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------ randomness
+
+
+def test_every_epoch_sees_each_image_at_most_once_in_a_new_order(train, tmp_path, monkeypatch):
+    batches = []
+    original = ImageSet.batch
+    monkeypatch.setattr(ImageSet, "batch", lambda self, index: (batches.append(index), original(self, index))[1])
+    assert train(tmp_path / "log") == 0
+    epochs = [batches[e * (STEPS + 2) : e * (STEPS + 2) + STEPS] for e in range(3)]  # then 2 of validation
+    orders = [torch.cat(epoch) for epoch in epochs]
+    for order in orders:
+        assert len(order) == 64 and len(order.unique()) == 64 and order.max() < 70
+    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[1], orders[2])
+    assert set(range(70)) == set(torch.cat(orders).tolist())  # those left out are others each time
+
+
+def test_pictures_do_not_shift_training(train, whole_run, tmp_path):
+    assert train(tmp_path / "log", "--save_every 1 --n_samples 2 --g_weight 3") == 0
+    assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_the_seed_decides(train, tmp_path):
+    weights = []
+    for seed in (0, 0, 1):
+        log_dir = tmp_path / str(len(weights))
+        assert train(log_dir, f"--n_epochs 1 --seed {seed}") == 0
+        weights.append(
+            torch.cat([w.flatten().float() for w in checkpoint.load(log_dir / "checkpoint.pt")["model"].values()])
+        )
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_seeds_of_streams_and_steps_differ():
+    seeds = {trainer.seed_for(seed, stream, i) for seed in range(3) for stream in range(4) for i in range(1000)}
+    assert len(seeds) == 3 * 4 * 1000
+
+
+# ------------------------------------------------------------ figures of training
+
+
+def test_losses_are_sorted_into_quarters_of_t(train, tmp_path, monkeypatch):
+    """With a loss of t itself the means are known: T = 8, so that a quarter is two timesteps."""
+    drawn = []
+
+    def training_losses(self, y, c, t, noise):
+        if torch.is_grad_enabled():
+            drawn.append(t)
+        return t.float() + 0 * self.eps(y, t, c).flatten(1).sum(1)
+
+    monkeypatch.setattr("ddpm.DDPM.training_losses", training_losses)
+    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    t = torch.cat(drawn).double()
+    (row,) = csv.DictReader(open(tmp_path / "log" / "metrics.csv"))
+    assert float(row["train_loss"]) == pytest.approx(t.mean().item(), rel=1e-5)
+    for q in range(4):
+        within = t[(t > 2 * q) & (t <= 2 * q + 2)]
+        assert float(row[f"loss_q{q + 1}"]) == pytest.approx(within.mean().item(), rel=1e-5)
+
+
+def test_validation_compares_like_with_like(train, tmp_path, monkeypatch):
+    """Unchanged weights have the same validation loss every epoch, however small the learning rate's effect."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
+    monkeypatch.setattr(trainer.Trainer, "update_average", lambda self: None)
+    assert train(tmp_path / "log") == 0
+    rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
+    assert len({row["val_loss"] for row in rows}) == 1 and len({row["train_loss"] for row in rows}) == 3
+
+
+def test_training_learns(train, tmp_path):
+    assert train(tmp_path / "log", "--n_epochs 12 --l_rate 0.003 --save_every 12 --n_timesteps 400") == 0
+    rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
+    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+def test_moving_average(train, tmp_path, monkeypatch, ema):
+    """Against the recursion written out, for a weight and for a BatchNorm statistic; the decay warms up."""
+    seen = {}
+    names = ("final.3.weight", "init_conv.conv1.1.running_mean")
+    original = trainer.Trainer.update_average
+
+    def update_average(self):
+        state = self.ddpm.nn_model.state_dict()
+        if self.step == 0 and self.averaged is not self.ddpm:
+            seen.update({name: self.averaged.nn_model.state_dict()[name].clone().double() for name in names})
+        decay = min(ema, (1 + self.step) / (10 + self.step)) if ema else 0
+        for name in names:
+            seen[name] = decay * seen.get(name, 0) + (1 - decay) * state[name].double()
+        original(self)
+
+    monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
+    assert train(tmp_path / "log", f"--ema {ema} --n_epochs 2") == 0
+    content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
+    for name in names:
+        torch.testing.assert_close(content["average"][name].double(), seen[name], rtol=1e-5, atol=1e-7)
+    counter = "init_conv.conv1.1.num_batches_tracked"
+    assert content["average"][counter] == content["model"][counter] == 2 * STEPS
+    assert not any("alpha" in name for name in content["average"])
+    same = torch.equal(content["average"][names[0]], content["model"][names[0]])
+    assert same == (ema == 0)
+
+
+# ------------------------------------------------------------ what can go wrong
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, capsys):
+    original = trainer.Trainer.train_step
+    log_dir = tmp_path / "log"
+
+    def train_step(self):
+        if self.step == STEPS + 1:
+            self.before = (log_dir / "checkpoint.pt").read_bytes()
+            next(iter(self.ddpm.nn_model.final[3].parameters())).data.fill_(float("inf"))
+        train_step.trainer = self
+        original(self)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    assert train(log_dir) == 1
+    line = last_line(capsys)
+    assert f"at step {STEPS + 2} with learning rate 0.0003" in line and "--l_rate" in line and "end of epoch 1" in line
+    assert (log_dir / "checkpoint.pt").read_bytes() == train_step.trainer.before
+
+
+def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
+    assert train(tmp_path / "log", "--l_rate 1e38") == 1
+    assert "with learning rate 1e+38" in last_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ("--im_height 30", "height must be divisible by 4"),
+        ("--n_features 12", "n_features must be a multiple of 8"),
+        ("--n_classes 11", "n_classes = 11: mnist has only 10 classes"),
+        ("--n_epochs 0", "--n_epochs: must be at least 1, not 0"),
+        ("--batch_size x", "--batch_size: invalid"),
+        ("--l_rate 0", "--l_rate: must be in (0, inf), not 0"),
+        ("--g_weight nan", "--g_weight"),
+        ("--drop_prob 2", "--drop_prob: must be in [0, 1], not 2"),
+        ("--ema 1", "--ema"),
+        ("--dataset svhn", "--dataset: invalid choice"),
+        ("--device cuda:9", "--device cuda:9 is not to be had"),
+        ("--device nonsense", "--device nonsense"),
+        ("--no_such_flag", "--no_such_flag"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_status_2(train, tmp_path, capsys, more, words):
+    assert train(tmp_path / "log", more) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "log").exists()
+
+
+def test_missing_data_is_one_line_and_status_1(train, tmp_path, capsys, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    (tmp_path / "empty").mkdir()
+    assert train(tmp_path / "log", f"--data_dir {tmp_path / 'empty'}") == 1
+    assert "--dataset rendered" in last_line(capsys)
+
+
+def test_log_dir_that_is_a_file(train, tmp_path, capsys):
+    (tmp_path / "log").write_text("mine")
+    assert train(tmp_path / "log") == 2
+    assert "is a file" in last_line(capsys) and (tmp_path / "log").read_text() == "mine"
+
+
+def test_two_runs_do_not_share_a_folder(train, tmp_path, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    capsys.readouterr()
+    with open(tmp_path / "log" / "train.log", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for more in ("", "--resume"):
+            assert train(tmp_path / "log", more) == 2
+            assert "another process is training" in last_line(capsys)
+    assert os.listdir(tmp_path) == ["log"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/ddpm_bomb_exploded",)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "foreign", "hostile"])
+def test_a_bad_checkpoint_is_refused_in_one_line(train, tmp_path, capsys, whole_run, kind):
+    log_dir = tmp_path / "log"
+    log_dir.mkdir()
+    file = log_dir / "checkpoint.pt"
+    good = (whole_run / "checkpoint.pt").read_bytes()
+    contents = {"truncated": good[: len(good) // 2], "text": b"hello\n", "empty": b""}
+    if kind in contents:
+        file.write_bytes(contents[kind])
+    else:
+        torch.save({"foreign": {"weights": torch.zeros(2)}, "hostile": Bomb()}[kind], file)
+    before = file.read_bytes()
+    assert train(log_dir, "--resume") == 1
+    assert "checkpoint" in last_line(capsys) and file.read_bytes() == before
+    assert not os.path.exists("/tmp/ddpm_bomb_exploded")
+
+
+def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pt"
+    checkpoint.save(file, {"step": 1})
+
+    def half_a_save(content, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half_a_save)
+    with pytest.raises(OSError):
+        checkpoint.save(file, {"step": 2})
+    assert checkpoint.load(file)["step"] == 1 and os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_a_compiler_that_fails_costs_one_line(train, tmp_path, whole_run, monkeypatch, capsys):
+    def compile_badly(function):
+        def fail(*args):
+            raise RuntimeError("no C++ compiler\nand many more lines")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_badly)
+    assert train(tmp_path / "log", "--compile on") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("torch.compile does not work here") == 1 and "many more" not in captured.out
+    assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_bf16_trains(train, tmp_path):
+    assert train(tmp_path / "log", "--amp bf16 --n_epochs 1") == 0
+    content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
+    assert all(w.dtype in (torch.float32, torch.int64) for w in content["model"].values())
+    assert json.loads((tmp_path / "log" / "config.json").read_text())["precision"] == "bf16 autocast"
+
+
+def test_fewer_images_than_a_batch_and_missing_classes(train, tmp_path):
+    assert train(tmp_path / "log", "--limit 3 --n_epochs 1 --batch_size 256") == 0
+    assert train(tmp_path / "few", "--n_classes 2 --n_epochs 1 --im_height 32 --im_channels 3") == 0
+
+
+def test_real_rows_leave_missing_classes_blank():
+    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
+    rows = trainer.real_rows(ImageSet(images, torch.tensor([2, 0, 2, 2]), list("abc"), "test"), 2)
+    values = ((rows.view(2, 3) + 1) * 127.5).round()
+    torch.testing.assert_close(values, torch.tensor([[1, torch.nan, 0], [torch.nan, torch.nan, 2]]), equal_nan=True)
+
+
+def test_preempted_from_outside(data_dir, tmp_path):
+    """A real process, a real SIGTERM, the printed command, a finished run."""
+    words = f"{TINY} --n_epochs 400 --save_every 400 --device cpu --data_dir {data_dir} --log_dir {tmp_path / 'log'}"
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    process = subprocess.Popen(
+        [sys.executable, "train_mnist.py", *words.split()], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert first.startswith("epoch 1/400") and process.returncode == 143
+    command = out.strip().splitlines()[-1].split()
+    assert command[:2] == ["python", "train_mnist.py"] and command[-1] == "--resume"
+    done = len(list(csv.DictReader(open(tmp_path / "log" / "metrics.csv"))))
+    more = [sys.executable, *command[1:], "--n_epochs", str(done + 1)]
+    end = subprocess.run(more, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert end.returncode == 0, end.stderr
+    rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, done + 2))
