@@ -16,7 +16,8 @@ from typing import Callable, Sequence
 
 import torch
 import torch.nn as nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from inference import for_inference
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
 
@@ -265,7 +266,8 @@ class DDPM(nn.Module):
             y_steps: [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
                 x_T to y_0. S = 0 without `record`.
 
-        The network runs in eval mode, with its BatchNorms folded into the convolutions, and is left as it was found.
+        What runs is a faster copy of the network in eval mode (see inference.py); the network itself, its mode and
+        its weights are left as they were found.
         """
         if n_sample < 1:
             raise ValueError(f"n_sample must be at least 1, not {n_sample}")
@@ -285,7 +287,8 @@ class DDPM(nn.Module):
         times = set(self.recorded_times()) if record else set()
         steps = [x] if self.n_timesteps in times else []
         with torch.inference_mode():
-            fast = self._for_inference()
+            fast = copy.copy(self)  # shares the schedule; only the network is another one
+            fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32)}
             for t in range(self.n_timesteps, 0, -1):
                 x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator)
                 if t - 1 in times:
@@ -327,31 +330,6 @@ class DDPM(nn.Module):
         if not classes.isfinite().all():
             raise ValueError(f"classes must be finite, but holds {_first_non_finite(classes)}")
         return classes.float()
-
-    def _for_inference(self) -> DDPM:
-        """This model for repeated use without training: a copy in eval mode with every BatchNorm folded away.
-
-        A copy, so that the mode, the weights and the gradients of the original stay as they are.
-        """
-        fast = copy.copy(self)
-        fast._modules = {"nn_model": fold_batchnorm(copy.deepcopy(self.nn_model).eval())}
-        return fast.eval()
-
-
-def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """Merge, in place, each BatchNorm2d that follows a Conv2d in an nn.Sequential into that convolution.
-
-    In eval mode a BatchNorm is a fixed affine map per channel, so that the convolution can carry it:
-    the numbers are the same up to rounding, a pass over memory is saved.
-    """
-    for child in module.children():
-        fold_batchnorm(child)
-    if isinstance(module, nn.Sequential):
-        for i in range(len(module) - 1):
-            if isinstance(module[i], nn.Conv2d) and isinstance(module[i + 1], nn.BatchNorm2d):
-                module[i] = fuse_conv_bn_eval(module[i], module[i + 1])
-                module[i + 1] = nn.Identity()
-    return module
 
 
 def _first_non_finite(x: torch.Tensor) -> float:

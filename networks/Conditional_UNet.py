@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
         first = self.conv1(x)
         second = self.conv2(first)
         residual = x if self.same_channels else first
-        return (residual + second) / math.sqrt(2)
+        return (residual + second).mul_(1 / math.sqrt(2))  # in place: the sum is new, a pass over fresh memory is saved
 
 
 class Encoder_Block(nn.Module):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from tiny_networks import trained_unet
 
-from ddpm import DDPM, fold_batchnorm
+from ddpm import DDPM
 from networks.Conditional_UNet import UNet
 
 MEANS, NO_CLASS_MEAN, S = [-0.5, 0.25, 0.75], 0.1, 0.3
@@ -336,24 +337,6 @@ def test_classes_by_index_by_vector_and_none():
 
 
 # ------------------------------------------------------------ the network around sampling
-
-
-def trained_unet():
-    """A small U-Net whose BatchNorm statistics are not the initial ones."""
-    torch.manual_seed(0)
-    net = UNet(1, 8, 10, 8).train()
-    for _ in range(3):
-        net(3 * torch.randn(8, 1, 8, 8) + 1, torch.rand(8, 1, 1, 1), torch.eye(10)[:8])
-    return net
-
-
-def test_folded_batchnorm_computes_the_same():
-    net = trained_unet().eval()
-    x, t, c = torch.randn(4, 1, 8, 8), torch.rand(4, 1, 1, 1), torch.eye(10)[:4]
-    expected = net(x, t, c)
-    folded = fold_batchnorm(net)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    torch.testing.assert_close(folded(x, t, c), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
