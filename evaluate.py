@@ -1,0 +1,154 @@
+"""Judge a trained model: how many of its samples show the class that was asked for?
+
+    python evaluate.py log/log_mnist/model_epoch20.pt                       # 30 samples of each class at w = 0 1 3
+    python evaluate.py log/log_mnist/model_epoch20.pt --g_weight 2 --n_samples 100
+
+The judge is a small classifier trained on the real training images, once; it is kept in `--judge_dir`. What it says
+of the real test images stands beside every result, and all of it goes into metrics.json next to the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import checkpoint
+import datasets
+from cli import (
+    CallError,
+    command_line,
+    device_name,
+    keep_large_buffers,
+    number,
+    pick_amp,
+    pick_device,
+    run_script,
+    whole,
+)
+from datasets import ImageSet, to_float
+from inference import for_inference
+from networks.judge import Judge
+from utils import write_json
+
+EPOCHS, BATCH, RATE = 4, 128, 4e-3  # of the judge's training
+
+
+def train_judge(train_set: ImageSet, seed: int = 0) -> Judge:
+    """Train a judge on images moved at random by up to 2 pixels, with Adam and a one-cycle learning rate."""
+    torch.manual_seed(seed)
+    judge = Judge(train_set.images.shape[1], train_set.n_classes).to(train_set.device)
+    steps = max(1, len(train_set) // BATCH)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=RATE, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * steps, pct_start=0.2)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(train_set), generator=generator)
+        for i in range(steps):
+            y, c = train_set.batch(order[i * BATCH : (i + 1) * BATCH].to(train_set.images.device))
+            dx, dy = torch.randint(-2, 3, (2,), generator=generator).tolist()
+            loss = F.cross_entropy(judge(y.roll((dy, dx), dims=(2, 3))), c.argmax(1), label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        print(f"judge: epoch {epoch + 1}/{EPOCHS}  loss {loss.item():.4f}", flush=True)
+    return judge.eval()
+
+
+@torch.inference_mode()
+def classify(judge: Judge, images: torch.Tensor) -> torch.Tensor:
+    """The class that the judge sees in each image. images: [N, C, H, W] in [-1, 1] -> int64 [N]."""
+    fast = for_inference(judge)
+    return torch.cat([fast(part).argmax(1) for part in images.split(500)])
+
+
+def trusted_judge(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[Judge, float]:
+    """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images."""
+    judge = Judge(train_set.images.shape[1], train_set.n_classes).to(train_set.device)
+    if file.exists():
+        judge.load_state_dict(checkpoint.load(file)["model"])
+        judge.eval()
+    else:
+        judge = train_judge(train_set)
+        checkpoint.save(file, {"model": judge.state_dict()})
+    found = classify(judge, to_float(test_set.images).to(test_set.device))
+    accuracy = (found == test_set.labels.to(found.device)).float().mean().item()
+    return judge, accuracy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", type=Path, help="a model_epoch*.pt or checkpoint.pt of this suite")
+    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where judges are kept")
+    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W", help="guidance weights (0 1 3)")
+    add("--n_samples", type=whole(1), default=30, help="samples of each class (30)")
+    add("--seed", type=whole(0), default=0, help="decides the samples (0)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
+    add("--out", type=Path, help="where the results go (metrics.json beside the model)")
+    args = parser.parse_args()
+
+    device = pick_device(args.device)
+    keep_large_buffers()
+    content = checkpoint.load(args.model)
+    if args.raw and "average" not in content:
+        raise CallError(f"{args.model} holds only averaged weights; --raw needs a checkpoint.pt")
+    weights = content["model"] if args.raw else content.get("average", content["model"])
+    ddpm = checkpoint.build(content["spec"], device, pick_amp("auto", device))
+    ddpm.nn_model.load_state_dict(weights)
+
+    trained = content["arguments"]
+    shape = {name: trained[name] for name in ("n_classes", "im_height", "im_channels")}
+    train_set = datasets.load(trained["dataset"], args.data_dir, train=True, **shape).to(device)
+    test_set = datasets.load(trained["dataset"], args.data_dir, train=False, **shape).to(device)
+    judge_name = "judge_{dataset}_{n_classes}x{im_height}x{im_channels}.pt".format(**trained)
+    judge, judge_accuracy = trusted_judge(args.judge_dir / judge_name, train_set, test_set)
+    print(f"judge: {judge_accuracy:.2%} of {len(test_set):,} real test images", flush=True)
+
+    results = []
+    for w in args.g_weight:
+        generator = torch.Generator(device).manual_seed(args.seed)
+        y, _ = ddpm.sample(args.n_samples, None, trained["n_classes"], w, generator=generator, record=False)
+        right = classify(judge, y) == torch.arange(trained["n_classes"], device=device).repeat(args.n_samples)
+        results.append({"guidance_weight": w, "judge_accuracy": right.float().mean().item()})
+        print(
+            f"w = {w:g}: {results[-1]['judge_accuracy']:.1%} of {len(y)} samples show the class asked for", flush=True
+        )
+
+    out = args.out or args.model.parent / "metrics.json"
+    measured = {
+        "command": command_line(),
+        "device": device_name(device),
+        "model": args.model.name,
+        "epoch": content["epoch"],
+        "weights": "raw" if args.raw else "moving average",
+        "sampler": f"ddpm, {ddpm.n_timesteps} steps, seed {args.seed}",
+        "samples_per_weight": args.n_samples * trained["n_classes"],
+        "judge_accuracy_on_real_test_images": judge_accuracy,
+        "results": results,
+    }
+    write_json(out, read_list(out) + [measured])
+    print(f"added to {out}")
+
+
+def read_list(file: Path) -> list:
+    """The measurements already in `file`: new ones are added, none is lost."""
+    if not file.exists():
+        return []
+    try:
+        measured = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
+    if not isinstance(measured, list):
+        raise CallError(f"{file} holds something else than this script writes: choose another --out")
+    return measured
+
+
+if __name__ == "__main__":
+    run_script(main)
