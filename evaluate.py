@@ -97,6 +97,8 @@ def main() -> None:
     device = pick_device(args.device)
     keep_large_buffers()
     content = checkpoint.load(args.model)
+    out = args.out or args.model.parent / "metrics.json"
+    before = read_list(out)  # now, so that a file that cannot be added to is found before the work is done
     if args.raw and "average" not in content:
         raise CallError(f"{args.model} holds only averaged weights; --raw needs a checkpoint.pt")
     weights = content["model"] if args.raw else content.get("average", content["model"])
@@ -121,7 +123,6 @@ def main() -> None:
             f"w = {w:g}: {results[-1]['judge_accuracy']:.1%} of {len(y)} samples show the class asked for", flush=True
         )
 
-    out = args.out or args.model.parent / "metrics.json"
     measured = {
         "command": command_line(),
         "device": device_name(device),
@@ -133,7 +134,7 @@ def main() -> None:
         "judge_accuracy_on_real_test_images": judge_accuracy,
         "results": results,
     }
-    write_json(out, read_list(out) + [measured])
+    write_json(out, before + [measured])
     print(f"added to {out}")
 
 

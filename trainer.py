@@ -65,8 +65,9 @@ class Trainer:
         self.last_step = args.n_epochs * self.steps_per_epoch
 
         keep_large_buffers()
-        fused = self.device.type in ("cpu", "cuda") and torch.__version__ >= "2.4"
-        self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), lr=args.l_rate, fused=fused or None)
+        # On a GPU one kernel for all weights; on a CPU Adam is a hundredth of the step whichever way.
+        fused = True if self.device.type == "cuda" else None
+        self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), lr=args.l_rate, fused=fused)
         self.averaged = copy.deepcopy(ddpm).eval().requires_grad_(False) if args.ema else ddpm
         self.training_losses = self.compiled_losses()
         self.generator = torch.Generator(self.device)
@@ -110,7 +111,7 @@ class Trainer:
 
         self.step += 1
         self.pending.append((t, losses.detach()))
-        if self.step % FLUSH_EVERY == 0 or self.step % self.steps_per_epoch == 0 or self.stop.number:
+        if self.step % FLUSH_EVERY == 0 or self.step % self.steps_per_epoch == 0:
             self.flush()
         self.train_seconds += time.perf_counter() - began
 
@@ -137,7 +138,7 @@ class Trainer:
     def flush(self) -> None:
         """Bring the losses of the latest steps to the CPU, look at them, add them up by quarter of the timesteps."""
         t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
-        losses = torch.stack([losses for _, losses in self.pending]).double().cpu().numpy()
+        losses = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
         means = losses.mean(axis=1)
         if not np.isfinite(means).all():
             first = int(np.argmin(np.isfinite(means)))
@@ -197,7 +198,7 @@ class Trainer:
         for part in torch.arange(n).split(self.args.batch_size):
             y, c = self.val_set.batch(part)
             losses.append(self.averaged.training_losses(y, c, t[part], noise[part]))
-        return torch.cat(losses).double().mean().item()
+        return torch.cat(losses).cpu().double().mean().item()
 
     # ---------------------------------------------------------------------------------------------- the log folder
 
@@ -205,9 +206,7 @@ class Trainer:
         """Continue what stands in the folder, or begin anew without destroying it."""
         old = self.log_dir / "checkpoint.pt"
         resume = self.args.resume and old.exists()
-        content = (
-            checkpoint.load(old) if resume else {}
-        )  # before anything is written, so that a refusal leaves no trace
+        content = checkpoint.load(old) if resume else {}  # before anything is written: a refusal leaves no trace
         self.folder = LogFolder(self.log_dir, resume)
         if resume:
             self.restore(old, content)
@@ -222,6 +221,8 @@ class Trainer:
         if changed:
             raise CallError(f"{path} is of a run with other arguments: {'; '.join(changed)}. Use its arguments, "
                             "or another --log_dir, or leave out --resume")  # fmt: skip
+        if content["step"] > self.last_step:
+            raise CallError(f"--n_epochs {self.args.n_epochs} is over: {path} stands in epoch {content['epoch'] + 1}")
         self.ddpm.nn_model.load_state_dict(content["model"])
         self.averaged.nn_model.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -236,7 +237,7 @@ class Trainer:
             self.say(f"the run is already finished ({epoch} epochs): making its pictures and report again")
             self.make_pictures(epoch)
         else:
-            self.say(f"resuming after epoch {epoch}, step {within} of {self.steps_per_epoch}")
+            self.say(f"resuming at step {self.step}: epoch {epoch + 1}, after {within} of {self.steps_per_epoch} steps")
             if within == 0 and self.pictures_due(epoch) and not self.model_path(epoch).exists():
                 self.make_pictures(epoch)  # the signal came between the checkpoint and its pictures
 
@@ -316,6 +317,8 @@ class Trainer:
 
     def leave(self) -> None:
         """A signal came: save, tell how to go on, end with the status that shells give a signal's victim."""
+        if self.pending:
+            self.flush()
         self.save_checkpoint()
         if self.history:
             plot_loss(self.log_dir / "loss.png", self.history)

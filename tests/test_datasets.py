@@ -27,15 +27,6 @@ def assert_one_line(error: pytest.ExceptionInfo) -> str:
     return text
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The tensors here are small: where others use the cores too, threads that wait for each other cost time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def no_network(monkeypatch):
     """Every connection fails at once. The list that the test gets names the addresses that were tried."""

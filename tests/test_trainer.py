@@ -14,77 +14,32 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from tiny_mnist import write_mnist
+from tiny_run import STEPS, TINY
 
 import checkpoint
 import trainer
-from cli import run_script
 from datasets import ImageSet
 from signals import Stop
-from train_mnist import main
 
 ROOT = Path(trainer.__file__).resolve().parent
-TINY = "--n_features 8 --n_timesteps 8 --batch_size 16 --n_samples 1 --g_weight 0 1 --n_epochs 3 --save_every 2"
-STEPS = 4  # of an epoch: 70 images in batches of 16
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_mnist(folder, n_train=70, n_test=20)
-    return folder
-
-
-@pytest.fixture
-def train(data_dir, monkeypatch):
-    """train(log_dir, '--more arguments') runs train_mnist.py in this process and returns its exit status."""
-
-    def run(log_dir: Path, more: str = "") -> int:
-        words = [*TINY.split(), "--data_dir", str(data_dir), "--log_dir", str(log_dir), "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["train_mnist.py", *words, *more.split()])
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            run_script(main)
-        except SystemExit as end:
-            return end.code
-        finally:
-            torch.set_num_threads(threads)
-        return 0
-
-    return run
 
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """signal_at(step, signal) sends this process a signal in the middle of that training step."""
+    """signal_at(step, signal) sends this process a signal in that training step, in its midst or right after it."""
 
-    def arrange(step: int, number: int) -> None:
-        original = trainer.Trainer.update_average
+    def arrange(step: int, number: int, where: str = "update_average") -> None:
+        original = getattr(trainer.Trainer, where)
 
-        def update_average(self):
-            if self.step + 1 == step:
-                os.kill(os.getpid(), number)
+        def with_signal(self):
+            before = self.step
             original(self)
+            if before + 1 == step:
+                os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
+        monkeypatch.setattr(trainer.Trainer, where, with_signal)
 
     return arrange
-
-
-@pytest.fixture(scope="module")
-def whole_run(data_dir, tmp_path_factory):
-    """The log folder of an uninterrupted run; tests only read it."""
-    log_dir = tmp_path_factory.mktemp("whole") / "log"
-    patch = pytest.MonkeyPatch()
-    words = [*TINY.split(), "--data_dir", str(data_dir), "--log_dir", str(log_dir), "--device", "cpu"]
-    patch.setattr(sys, "argv", ["train_mnist.py", *words])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    main()
-    torch.set_num_threads(threads)
-    patch.undo()
-    return log_dir
 
 
 def assert_same_training(a: Path, b: Path) -> None:
@@ -163,8 +118,9 @@ def test_saved_model_makes_the_pictures_again(whole_run):
 
 
 @pytest.mark.parametrize("step", [3, STEPS, STEPS + 2])  # in the first epoch, at its end, in the second
-def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_path, step, monkeypatch):
-    signal_at(step, signal.SIGUSR1)
+@pytest.mark.parametrize("where", ["update_average", "train_step"])
+def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_path, step, where, monkeypatch):
+    signal_at(step, signal.SIGUSR1, where)
     assert train(tmp_path / "log") == 128 + signal.SIGUSR1
     assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == step
     monkeypatch.undo()
@@ -221,6 +177,14 @@ def test_more_epochs_continue_a_finished_run(train, whole_run, tmp_path):
     assert train(tmp_path / "log", "--n_epochs 1") == 0
     assert train(tmp_path / "log", "--resume") == 0
     assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_fewer_epochs_than_done_are_refused(train, signal_at, tmp_path, capsys):
+    signal_at(STEPS + 2, signal.SIGUSR1)
+    train(tmp_path / "log")
+    capsys.readouterr()
+    assert train(tmp_path / "log", "--resume --n_epochs 1") == 2
+    assert "--n_epochs 1 is over" in last_line(capsys)
 
 
 def test_a_finished_run_says_so_and_makes_its_pictures_again(train, tmp_path, capsys):

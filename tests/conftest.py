@@ -1,0 +1,36 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_mnist import write_mnist
+from tiny_run import run_train_mnist
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The tensors here are small: threads that wait for each other would cost more than they save."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder with an MNIST of 70 + 20 random images."""
+    folder = tmp_path_factory.mktemp("data")
+    write_mnist(folder, n_train=70, n_test=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(data_dir, tmp_path_factory):
+    """The log folder of an uninterrupted run; tests only read it."""
+    log_dir = tmp_path_factory.mktemp("whole") / "log"
+    assert run_train_mnist(data_dir, log_dir) == 0
+    return log_dir
+
+
+@pytest.fixture
+def train(data_dir):
+    """train(log_dir, "--more arguments") runs train_mnist.py in this process and returns its exit status."""
+    return lambda log_dir, more="": run_train_mnist(data_dir, log_dir, more)
