@@ -196,7 +196,8 @@ class DDPM(nn.Module):
         """
         if g_weight == -1 and c is not None:
             return self.eps(x_t, t, torch.zeros_like(c))
-        t = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
+        if isinstance(t, int):
+            t = torch.full((len(x_t),), t, device=x_t.device)
         if g_weight != 0 and c is not None:
             both = self.eps(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, torch.zeros_like(c)]))
             eps_c, eps_0 = both.chunk(2)

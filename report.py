@@ -293,10 +293,38 @@ def _last_epochs(rows: list[dict[str, str]]) -> str:
     return _scroll(table, "the last epochs") + link
 
 
+def _measured(log_dir: Path, notes: list[str]) -> str:
+    """What evaluate.py wrote into metrics.json: a row per model and guidance weight."""
+    path = log_dir / "metrics.json"
+    if not path.exists():
+        return ""
+    names = ("model", "weights", "guidance weight", "judge accuracy", "samples", "judge on real images", "sampler")
+    lines = []
+    try:
+        for run in json.loads(path.read_text(encoding="utf-8")):
+            for result in run["results"]:
+                lines.append((
+                    run["model"], run["weights"], f"{result['guidance_weight']:g}", f"{result['judge_accuracy']:.1%}",
+                    run["samples_per_weight"], f"{run['judge_accuracy_on_real_test_images']:.2%}", run["sampler"],
+                ))  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        notes.append("metrics.json is damaged and was left out.")
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = ("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in line) + "</tr>" for line in lines)
+    table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    about = "Share of samples in which a classifier trained on the real training images sees the class asked for."
+    return f'<p class="soft">{about}</p>' + _scroll(table, "measured quality")
+
+
 def _how(log_dir: Path, config: dict) -> str:
-    """What was called: command line, commit, versions, and the weights that came of it."""
+    """What was called: command lines, commits, versions, and the weights that came of it."""
     lines = [str(config["command"])] if config.get("command") else []
     lines += [f"commit {config['commit']}"] if config.get("commit") else []
+    for again in config.get("resumed") or []:
+        if isinstance(again, dict):
+            what = (f"{name} {again[name]}" for name in ("from_step", "started", "commit") if again.get(name))
+            lines += [str(again.get("command", "resumed")), f"    resumed, {', '.join(what)}"]
     pre = f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
     versions = ", ".join(f"{name} {version}" for name, version in _dict(config, "versions").items())
     weights = sorted(log_dir.glob("model_epoch*.pt"), key=lambda path: path.stat().st_mtime)
@@ -321,6 +349,7 @@ def write_report(log_dir: str | os.PathLike) -> Path:
     title = log_dir.resolve().name
     loss = _figure(log_dir, pictures.loss, "Loss of each epoch, and by timestep") if pictures.loss else ""
     figures = [_figure(log_dir, name, Path(name).stem.replace("_", " ")) for name in pictures.others]
+    measured = _measured(log_dir, notes)
     expected = config.get("expected")
     page = "".join([
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n',
@@ -332,6 +361,7 @@ def write_report(log_dir: str | os.PathLike) -> Path:
         f'<p class="expected">What to expect: {escape(str(expected))}</p>\n' if expected else "",
         _samples(log_dir, "Generated images", "Samples", pictures.grids, "pictures"),
         _samples(log_dir, "From noise to image", "The reverse process", pictures.animations, "pictures pixels"),
+        _section("Quality", measured),
         _section("Loss", loss),
         _section("Figures", _pictures(figures)),
         _section("Last epochs", _last_epochs(rows)),

@@ -29,6 +29,7 @@ from utils import format_duration, plot_animation, plot_image, plot_loss, write_
 
 ORDER, STEP, VALIDATION, PICTURES = range(4)  # separate streams of random numbers
 VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
+WATCHED = 10  # seconds: an epoch that takes longer also refreshes loss curve and report
 FLUSH_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
 
 
@@ -181,6 +182,8 @@ class Trainer:
         )
         if self.pictures_due(epoch) and not self.stop.number:
             self.make_pictures(epoch)
+        elif row["seconds"] > WATCHED:
+            self.make_report()
 
     @torch.inference_mode()
     def validate(self) -> float:
@@ -302,7 +305,6 @@ class Trainer:
             plot_animation(
                 self.log_dir / f"animation{tail}.gif", y_steps, self.averaged.recorded_times(), args.n_classes, names
             )
-        plot_loss(self.log_dir / "loss.png", self.history)
         checkpoint.save(
             self.model_path(epoch),
             {
@@ -313,6 +315,11 @@ class Trainer:
                 "epoch": epoch,
             },
         )
+        self.make_report()
+
+    def make_report(self) -> None:
+        if self.history:
+            plot_loss(self.log_dir / "loss.png", self.history)
         write_report(self.log_dir)
 
     def leave(self) -> None:
@@ -320,9 +327,7 @@ class Trainer:
         if self.pending:
             self.flush()
         self.save_checkpoint()
-        if self.history:
-            plot_loss(self.log_dir / "loss.png", self.history)
-        write_report(self.log_dir)
+        self.make_report()
         number = self.stop.number
         self.say(f"stopped by {signal.Signals(number).name} after step {self.step}; to go on:")
         self.say(f"  {command_line('--resume')}")

@@ -230,3 +230,22 @@ def test_command_line(log_dir, capsys, monkeypatch):
     result = subprocess.run(call, check=False, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and result.stdout == ""
     assert len(result.stderr.splitlines()) == 1 and "nowhere" in result.stderr
+
+
+def test_measured_quality_and_continuations_are_shown(tmp_path):
+    measured = {
+        "model": "model_epoch6.pt",
+        "weights": "moving average",
+        "samples_per_weight": 300,
+        "judge_accuracy_on_real_test_images": 0.995,
+        "sampler": "ddpm, 400 steps",
+        "results": [{"guidance_weight": 1, "judge_accuracy": 0.9733}],
+    }
+    write_json(tmp_path / "metrics.json", [measured])
+    write_json(tmp_path / "config.json", {"resumed": [{"command": "python <again>", "from_step": 423}]})
+    page = write_report(tmp_path).read_text()
+    assert "97.3%" in page and "99.50%" in page and "model_epoch6.pt" in page
+    assert "python &lt;again&gt;" in page and "from_step 423" in page
+    for broken in ("{", "[1]", '{"a": 1}', '[{"results": 3}]'):
+        (tmp_path / "metrics.json").write_text(broken)
+        assert "metrics.json is damaged" in write_report(tmp_path).read_text()
