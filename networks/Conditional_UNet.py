@@ -30,11 +30,13 @@ class ConvBlock(nn.Module):
     def _half(in_channels: int, out_channels: int) -> nn.Sequential:
         # BatchNorm subtracts the mean, so that a bias in the convolution has no effect; it is here because the
         # exercise's network has one (and its number of parameters counts it).
-        return nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1),
-            nn.BatchNorm2d(out_channels),
-            nn.GELU(),
-        )
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1)
+        # BatchNorm also divides the scale of the weights away, but Adam's steps have a fixed length: weights that start
+        # ten times smaller turn ten times faster at first. (Training loss after 100 steps of the exercise's recipe,
+        # n_features = 16: 0.20 with PyTorch's own scale, 0.12 with a tenth of it.)
+        with torch.no_grad():
+            conv.weight.mul_(0.1)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.GELU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = self.conv1(x)
