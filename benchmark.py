@@ -2,7 +2,7 @@
 
     python benchmark.py            # about 5 minutes on 2 CPU cores
 
-Plain training step: eager, float32, contiguous layout, a fixed batch. Plain sampling: the exercise template's loop, with the
+Plain training step: eager, float32, contiguous layout, the system's own allocator, a fixed batch. Plain sampling: the exercise template's loop, with the
 doubled batch at any w and a copy to the CPU in every step. Suite and plain take turns, so that a machine whose speed
 drifts is fair to both; medians are printed.
 """
@@ -21,15 +21,17 @@ from typing import Callable
 import torch
 
 from checkpoint import build
-from cli import device_name, pick_amp, pick_device, run_script, training_parser, whole
+from cli import device_name, keep_large_buffers, pick_amp, pick_device, run_script, training_parser, whole
 from datasets import ImageSet
 from ddpm import DDPM
 from log_folder import LogFolder
-from signals import Stop
 from trainer import Trainer
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
+def seconds(function: Callable[[], object], device: torch.device, plain: bool = False) -> float:
+    """How long a call takes. plain: with the allocator as it is for somebody who does nothing about it."""
+    keep_large_buffers(not plain)
+    function()  # not counted: the first call after the other one finds other buffers
     began = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -38,6 +40,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def plain_step(ddpm: DDPM, y: torch.Tensor, c: torch.Tensor) -> Callable[[], None]:
+    """A training step as the exercise's template has it, on one batch."""
     optimizer = torch.optim.Adam(ddpm.parameters(), lr=3e-4)
 
     def step() -> None:
@@ -45,6 +48,19 @@ def plain_step(ddpm: DDPM, y: torch.Tensor, c: torch.Tensor) -> Callable[[], Non
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+    return step
+
+
+def bare_step(trainer: Trainer, y: torch.Tensor, c: torch.Tensor) -> Callable[[], None]:
+    """The suite's training step without all that surrounds it: one batch, no moving average, no metrics."""
+    t, noise, c = trainer.ddpm.draw(y, c)
+
+    def step() -> None:
+        losses = trainer.training_losses(y, c, t, noise)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        trainer.optimizer.step()
 
     return step
 
@@ -70,6 +86,8 @@ class Enough(Exception):
 
 
 def suite_sample(ddpm: DDPM, n: int, n_steps: int) -> None:
+    """The first n_steps of DDPM.sample at w = 0."""
+
     def progress(t: int) -> None:
         if t <= ddpm.n_timesteps - n_steps + 1:
             raise Enough
@@ -80,7 +98,8 @@ def suite_sample(ddpm: DDPM, n: int, n_steps: int) -> None:
         pass
 
 
-def report(what: str, plain: list[float], suite: list[float], unit: Callable[[float], str]) -> None:
+def show(what: str, plain: list[float], suite: list[float], unit: Callable[[float], str]) -> None:
+    """One line: the medians of both, and the median of the ratios of pairs."""
     ratio = statistics.median(p / s for p, s in zip(plain, suite))
     print(f"{what}: plain {unit(statistics.median(plain))}, suite {unit(statistics.median(suite))}, ratio {ratio:.2f}")
 
@@ -108,21 +127,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         words = ["--log_dir", folder, "--device", args.device, "--compile", args.compile]
         trainer = Trainer(suite, spec, train_set, train_set, training_parser(None, ["noise"]).parse_args(words), {}, "")
-        trainer.folder, trainer.stop, trainer.first_step = LogFolder(Path(folder), resume=False), Stop(), 0
-        trainer.stop.number, trainer.started = 0, time.time()
+        trainer.folder = LogFolder(Path(folder), resume=False)
+        trainer.compile_losses()
         y, c = trainer.train_set.batch(torch.arange(256))
-        step, bare = plain_step(plain, y, c), plain_step(suite, y, c)
-        step(), trainer.train_step(), bare()  # the first of each allocates, and compiles
-        times = [[seconds(f, device) for f in (step, trainer.train_step, bare)] for _ in range(args.rounds)]
+        plain_trained, bare = plain_step(plain, y, c), bare_step(trainer, y, c)
+        times = [
+            [seconds(plain_trained, device, plain=True), seconds(trainer.train_step, device), seconds(bare, device)]
+            for _ in range(args.rounds)
+        ]
         plain_times, suite_times, bare_times = zip(*times)
-        report("training, batch 256", plain_times, suite_times, lambda s: f"{256 / s:.0f} images/s")
+        show("training, batch 256", plain_times, suite_times, lambda s: f"{256 / s:.0f} images/s")
         overhead = statistics.median(a / b for a, b in zip(suite_times, bare_times)) - 1
         print(f"everything around the bare step (data, moving average, metrics): {overhead:+.1%}", flush=True)
 
     steps = 20
-    samplers = (lambda: plain_sample(plain, 4, steps), lambda: suite_sample(suite, 4, steps))
-    times = [[seconds(f, device) for f in samplers] for _ in range(args.rounds + 1)][1:]
-    report("sampling 40 images, w = 0, T = 400", *zip(*times), lambda s: f"{s * 400 / steps:.0f} s")
+    times = [
+        [
+            seconds(lambda: plain_sample(plain, 4, steps), device, plain=True),
+            seconds(lambda: suite_sample(suite, 4, steps), device),
+        ]
+        for _ in range(args.rounds)
+    ]
+    show("sampling 40 images, w = 0, T = 400", *zip(*times), lambda s: f"{s * 400 / steps:.0f} s")
     if sys.platform != "win32":
         import resource
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import torch
+import torch.nn as nn
 
 from cli import CallError, RunError
 from ddpm import DDPM
@@ -25,6 +26,8 @@ Spec = Dict[str, Any]
 
 # Arguments that may differ between a run and its continuation: none of them changes what training computes.
 FREE = set("n_epochs log_dir data_dir n_workers g_weight n_samples resume save_every device compile".split())
+# These do, but after a loss that became infinite one of them is what the user has to change.
+ADJUSTABLE = {"l_rate", "amp"}
 
 
 def build(spec: Spec, device: torch.device, amp_dtype: torch.dtype | None = None) -> DDPM:
@@ -42,8 +45,11 @@ def save(path: Path, content: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **content}, temporary)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a file of this suite onto the CPU. RunError in one line if it is missing, damaged or foreign."""
+def load(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a file of this suite onto the CPU; `needed` are the keys that it must hold.
+
+    RunError in one line if the file is missing, damaged, foreign, or of another kind than needed.
+    """
     if not path.is_file():
         raise RunError(f"there is no file {path}")
     try:
@@ -55,10 +61,23 @@ def load(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged, or no checkpoint of this suite ({reason[:120]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise RunError(f"{path} is another kind of file of this suite: it holds no {missing[0]!r}")
     return content
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The arguments that decide training and differ, as '--n_timesteps was 400, is 100'."""
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the weights of a file into a network. RunError in one line if they belong to another one."""
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError):
+        raise RunError(f"the weights in {path} do not fit its network") from None
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The arguments that decide training and differ, as '--n_timesteps was 400, is 100': forbidden, adjustable."""
     names = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    return [f"--{name} was {before.get(name)}, is {now[name]}" for name in names]
+    lines = {name: f"--{name} was {before.get(name)}, is {now[name]}" for name in names}
+    forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
+    return forbidden, [line for name, line in lines.items() if name in ADJUSTABLE]

@@ -35,12 +35,14 @@ class CallError(ValueError):
 
 
 def whole(lowest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `lowest`."""
+    """An argparse type: a whole number of at least `lowest` (that a machine word holds)."""
 
     def whole_number(text: str) -> int:
         value = int(text)
         if value < lowest:
             raise argparse.ArgumentTypeError(f"must be at least {lowest}, not {value}")
+        if value >= 2**63:
+            raise argparse.ArgumentTypeError(f"must be below 2^63, not {value}")
         return value
 
     return whole_number
@@ -67,21 +69,24 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
         """Shows every default, and the script's own docstring as it stands."""
 
     parser = argparse.ArgumentParser(description=doc, formatter_class=Formatter)
-    add = parser.add_argument
-    exercise = parser.add_argument_group("the exercise's arguments")
-    add = exercise.add_argument
+    add = parser.add_argument_group("the exercise's arguments").add_argument
     add("--batch_size", type=whole(1), default=256, help="images per training step")
     add("--n_epochs", type=whole(1), default=20, help="passes over the training images")
-    add("--log_dir", type=Path, required=False, help="folder of everything that the run writes")
-    add("--n_workers", type=whole(0), default=0, help="processes that decode image files while the data is loaded")
-    add("--l_rate", type=number(0, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
+    add("--log_dir", type=Path, help="folder of everything that the run writes")
+    add(
+        "--n_workers",
+        type=whole(0),
+        default=0,
+        help="processes that decode image files at load time (MNIST has none to decode)",
+    )
+    add("--l_rate", type=number(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
     add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
         help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
     add("--n_classes", type=whole(1), default=10, help="train on the first n classes")
     add("--n_features", type=whole(8), default=32, help="width of the network's first level, a multiple of 8")
     add("--n_timesteps", type=whole(1), default=400, help="T, the number of diffusion steps")
     add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
-    add("--im_height", type=whole(4), default=28, help="height and width of the images, divisible by 4")
+    add("--im_height", type=whole(8), default=28, help="height and width of the images, divisible by 4")
     add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
 
     add = parser.add_argument_group("data").add_argument
@@ -145,8 +150,9 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def keep_large_buffers() -> None:
-    """Tell glibc's allocator to keep freed memory for the next step instead of returning it to the system.
+def keep_large_buffers(keep: bool = True) -> None:
+    """Tell glibc's allocator to keep freed memory for the next step instead of returning it to the system (or, with
+    keep = False, to do again as it does by default).
 
     Training frees and takes the same large buffers every step; returning them means that the system has to clear
     every page again. Elsewhere than on Linux with glibc this does nothing.
@@ -154,8 +160,8 @@ def keep_large_buffers() -> None:
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 128 * 1024)
     except (OSError, AttributeError):
         pass
 

@@ -35,7 +35,14 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Polygon
 from matplotlib.textpath import TextPath
 from torch import Tensor
-from torchvision.datasets import MNIST
+
+try:
+    from torchvision.datasets import MNIST
+except RuntimeError as error:  # such as "operator torchvision::nms does not exist"
+    raise SystemExit(
+        f"torch {torch.__version__} and torchvision are not of one build ({str(error).splitlines()[0]}): "
+        "install both anew, by `pip install --force-reinstall torch torchvision`"
+    ) from None
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -91,7 +98,8 @@ class ImageSet:
         """The same set with its batches on `device`.
 
         The images move there too, unless they would take more than half of a GPU's free memory, which the network
-        needs. They then stay in main memory and each batch is copied over; the caller sees no difference.
+        needs. They then stay in main memory and each batch is pinned and copied over (what indexing takes out of a
+        pinned tensor is not pinned itself); the caller sees no difference.
         """
         device = torch.device(device)
         arrives = device.type == "cuda" and self.images.device.type != "cuda"
@@ -99,13 +107,13 @@ class ImageSet:
             return dataclasses.replace(self, device=device)
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device), device=device)
 
-    def batch(self, index: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """Images and classes at `index`, int64 [B], on `device` (default: the device given to `to`).
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and classes at `index`, int64 [B], on the device that was given to `to`.
 
         Returns y, float32 [B, C, H, W] in [-1, 1], and c, one-hot float32 [B, n_classes].
         Raises IndexError or RuntimeError for an index outside 0..N - 1 (on a GPU: a device-side assertion).
         """
-        device = self.device if device is None else torch.device(device)
+        device = self.device
         index = index.to(self.images.device)
         images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
         if device.type == "cuda" and images.device.type == "cpu":

@@ -82,7 +82,7 @@ class DDPM(nn.Module):
         'cosine': alpha_bar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008
         ([Nichol] equation 17), with alpha_t clipped to [0.001, 1] and alpha_bar rebuilt from the clipped alphas.
         """
-        if n_timesteps != int(n_timesteps) or n_timesteps < 1:
+        if not isinstance(n_timesteps, int) or n_timesteps < 1:
             raise ValueError(f"n_timesteps must be a whole number of at least 1, not {n_timesteps}")
         if schedule == "linear":
             if not 0 < beta1 < 1 or not 0 < beta2 < 1 or beta1 >= beta2:
@@ -165,15 +165,20 @@ class DDPM(nn.Module):
     def draw(
         self, y: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What is random in a training step: t int64 [N] uniform on 1..T, noise like y, and c with dropped rows."""
+        """What is random in a training step: t int64 [N] uniform on 1..T, noise like y, and c with dropped rows.
+
+        Raises ValueError if y is not float or c is not [N, n_classes].
+        """
         n = len(y)
+        if not y.is_floating_point():
+            raise ValueError(f"y must be float in [-1, 1], not {y.dtype}")
         t = torch.randint(1, self.n_timesteps + 1, (n,), device=y.device, generator=generator)
         noise = torch.randn(y.shape, device=y.device, dtype=y.dtype, generator=generator)
         if c is not None:
             if c.ndim != 2 or len(c) != n:
                 raise ValueError(f"c must be [{n}, n_classes] for a batch y of {n}, not {list(c.shape)}")
             keep = torch.rand(n, 1, device=y.device, generator=generator) >= self.drop_prob
-            c = c * keep
+            c = c.to(y.dtype) * keep
         return t, noise, c
 
     def training_losses(
@@ -203,9 +208,10 @@ class DDPM(nn.Module):
             eps_c, eps_0 = both.chunk(2)
             return (1 + g_weight) * eps_c - g_weight * eps_0
         time = (t.to(x_t.dtype) / self.n_timesteps).view(-1, *[1] * (x_t.ndim - 1))
-        with torch.autocast(x_t.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            out = self.nn_model(x_t, time, c)
-        return out.float() if self.amp_dtype is not None else out
+        if self.amp_dtype is None:
+            return self.nn_model(x_t, time, c)
+        with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
+            return self.nn_model(x_t, time, c).float()
 
     # ------------------------------------------------------------ sampling
 
@@ -264,10 +270,10 @@ class DDPM(nn.Module):
         Returns:
             y_0: [N, *size] float32 on the device, N = n_sample * K, class-fastest: sample j of class k stands at
                 k + j * K.
-            y_steps: [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
+            y_steps: float32 [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
                 x_T to y_0. S = 0 without `record`.
 
-        What runs is a faster copy of the network in eval mode (see inference.py); the network itself, its mode and
+        Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode (see inference.py); the network itself, its mode and
         its weights are left as they were found.
         """
         if n_sample < 1:
@@ -318,19 +324,19 @@ class DDPM(nn.Module):
             if classes != "all":
                 raise ValueError(f"classes must be 'all', indices, a matrix of class vectors or None, not {classes!r}")
             return torch.eye(n_classes, device=self.device)
-        classes = torch.as_tensor(classes, device=self.device)
+        classes = torch.as_tensor(classes).cpu()
         if classes.numel() == 0:
             raise ValueError("classes must name at least one class; None stands for no class")
         if classes.ndim == 1 and not classes.is_floating_point():
             wrong = [k for k in classes.tolist() if not 0 <= k < n_classes]
             if wrong:
                 raise ValueError(f"classes holds {wrong[0]}, but class indices run from 0 to {n_classes - 1}")
-            return torch.eye(n_classes, device=self.device)[classes]
+            return torch.eye(n_classes)[classes].to(self.device)
         if classes.ndim != 2 or classes.shape[1] != n_classes:
             raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
         if not classes.isfinite().all():
             raise ValueError(f"classes must be finite, but holds {_first_non_finite(classes)}")
-        return classes.float()
+        return classes.float().to(self.device)
 
 
 def _first_non_finite(x: torch.Tensor) -> float:

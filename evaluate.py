@@ -35,6 +35,7 @@ from networks.judge import Judge
 from utils import write_json
 
 EPOCHS, BATCH, RATE = 4, 128, 4e-3  # of the judge's training
+AT_ONCE = 30  # samples of each class that are drawn together
 
 
 def train_judge(train_set: ImageSet, seed: int = 0) -> Judge:
@@ -70,7 +71,7 @@ def trusted_judge(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[
     """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images."""
     judge = Judge(train_set.images.shape[1], train_set.n_classes).to(train_set.device)
     if file.exists():
-        judge.load_state_dict(checkpoint.load(file)["model"])
+        checkpoint.load_weights(judge, checkpoint.load(file, "model")["model"], file)
         judge.eval()
     else:
         judge = train_judge(train_set)
@@ -96,19 +97,22 @@ def main() -> None:
 
     device = pick_device(args.device)
     keep_large_buffers()
-    content = checkpoint.load(args.model)
+    content = checkpoint.load(args.model, "spec", "model", "arguments", "epoch")
     out = args.out or args.model.parent / "metrics.json"
     before = read_list(out)  # now, so that a file that cannot be added to is found before the work is done
     if args.raw and "average" not in content:
         raise CallError(f"{args.model} holds only averaged weights; --raw needs a checkpoint.pt")
     weights = content["model"] if args.raw else content.get("average", content["model"])
     ddpm = checkpoint.build(content["spec"], device, pick_amp("auto", device))
-    ddpm.nn_model.load_state_dict(weights)
+    checkpoint.load_weights(ddpm.nn_model, weights, args.model)
 
-    trained = content["arguments"]
+    trained, n_classes = content["arguments"], content["arguments"]["n_classes"]
     shape = {name: trained[name] for name in ("n_classes", "im_height", "im_channels")}
-    train_set = datasets.load(trained["dataset"], args.data_dir, train=True, **shape).to(device)
-    test_set = datasets.load(trained["dataset"], args.data_dir, train=False, **shape).to(device)
+    try:
+        train_set = datasets.load(trained["dataset"], args.data_dir, train=True, **shape).to(device)
+        test_set = datasets.load(trained["dataset"], args.data_dir, train=False, **shape).to(device)
+    except ValueError as error:
+        raise CallError(str(error)) from None
     judge_name = "judge_{dataset}_{n_classes}x{im_height}x{im_channels}.pt".format(**trained)
     judge, judge_accuracy = trusted_judge(args.judge_dir / judge_name, train_set, test_set)
     print(f"judge: {judge_accuracy:.2%} of {len(test_set):,} real test images", flush=True)
@@ -116,21 +120,22 @@ def main() -> None:
     results = []
     for w in args.g_weight:
         generator = torch.Generator(device).manual_seed(args.seed)
-        y, _ = ddpm.sample(args.n_samples, None, trained["n_classes"], w, generator=generator, record=False)
-        right = classify(judge, y) == torch.arange(trained["n_classes"], device=device).repeat(args.n_samples)
-        results.append({"guidance_weight": w, "judge_accuracy": right.float().mean().item()})
-        print(
-            f"w = {w:g}: {results[-1]['judge_accuracy']:.1%} of {len(y)} samples show the class asked for", flush=True
-        )
+        right = []
+        for rows in torch.ones(args.n_samples).split(AT_ONCE):
+            y, _ = ddpm.sample(len(rows), None, n_classes, w, generator=generator, record=False)
+            right += (classify(judge, y) == torch.arange(n_classes, device=device).repeat(len(rows))).tolist()
+        share = sum(right) / len(right)
+        results.append({"guidance_weight": w, "judge_accuracy": share})
+        print(f"w = {w:g}: {share:.1%} of {len(right)} samples show the class asked for", flush=True)
 
     measured = {
         "command": command_line(),
         "device": device_name(device),
         "model": args.model.name,
         "epoch": content["epoch"],
-        "weights": "raw" if args.raw else "moving average",
+        "weights": "raw" if args.raw or not trained["ema"] else "moving average",
         "sampler": f"ddpm, {ddpm.n_timesteps} steps, seed {args.seed}",
-        "samples_per_weight": args.n_samples * trained["n_classes"],
+        "samples_per_weight": args.n_samples * n_classes,
         "judge_accuracy_on_real_test_images": judge_accuracy,
         "results": results,
     }

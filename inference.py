@@ -27,8 +27,9 @@ def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.
 def _fold_batchnorm(layers: nn.Sequential) -> None:
     # In eval mode a BatchNorm is a fixed affine map of each channel, so that the convolution before can carry it.
     for i in range(len(layers) - 1):
-        if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
-            layers[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+        norm = layers[i + 1]
+        if isinstance(layers[i], nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            layers[i] = fuse_conv_bn_eval(layers[i], norm)
             layers[i + 1] = nn.Identity()
 
 
@@ -55,13 +56,13 @@ class ConvGELU(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
         super().__init__()
-        self.in_channels = conv.in_channels
+        self.in_channels, self.padding_mode = conv.in_channels, conv.padding_mode
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.weight = nn.Parameter(conv.weight.to(dtype).contiguous(memory_format=torch.channels_last), False)
         self.bias = nn.Parameter(conv.bias.to(dtype), False) if conv.bias is not None else None
 
     def works(self) -> bool:
-        if self.weight.device.type != "cpu":
+        if self.weight.device.type != "cpu" or self.padding_mode != "zeros":
             return False
         try:
             self(torch.zeros(1, self.in_channels, 8, 8))
@@ -70,5 +71,6 @@ class ConvGELU(nn.Module):
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H', W'] in the dtype of the weights."""
         convolution = torch.ops.mkldnn._convolution_pointwise
         return convolution(x.to(self.weight.dtype), self.weight, self.bias, *self.geometry, "gelu", [], "none")

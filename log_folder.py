@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -15,8 +17,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks; there, two runs in one folder are the user's care
     fcntl = None  # type: ignore[assignment]
-
-LINE = 110  # width of the live line, so that a shorter one covers all of a longer one
 
 
 class LogFolder:
@@ -32,6 +32,7 @@ class LogFolder:
             raise CallError(f"--log_dir {path} is a file; a folder is needed")
         path.mkdir(parents=True, exist_ok=True)
         self.log = self._lock()
+        self._clean()
         if not resume and self._holds_run():
             moved_to = self._set_aside()
             path.mkdir()
@@ -52,6 +53,12 @@ class LogFolder:
             pass  # a file system without locks
         return log
 
+    def _clean(self) -> None:
+        """Remove the unfinished files of a process that was killed while it wrote (see utils.atomic_write)."""
+        for file in self.path.glob(".*"):
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.\w+", file.name):
+                file.unlink()
+
     def _holds_run(self) -> bool:
         return (self.path / "config.json").exists() or any(self.path.glob("*.pt"))
 
@@ -70,21 +77,25 @@ class LogFolder:
             try:
                 before = json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
-                before = config  # damaged: what this process knows is better than nothing
-            changing = ("command", "versions", "device", "commit", "started")
+                before = None
+            before = before if isinstance(before, dict) else config  # damaged: what this process knows is better
+            changing = ("command", "versions", "device", "precision", "commit", "started")
             again = {"from_step": resumed_at, **{key: config[key] for key in changing}}
             config = {**before, "arguments": config["arguments"], "resumed": [*before.get("resumed", []), again]}
         write_json(file, config)
 
     def say(self, line: str) -> None:
         """A line for the terminal and for train.log."""
-        if sys.stdout.isatty():
-            print("\r" + " " * LINE + "\r", end="")
+        self.live("")
         print(line, flush=True)
+        self.write_log(line)
+
+    def write_log(self, line: str) -> None:
         self.log.write(line + "\n")
         self.log.flush()
 
     def live(self, line: str) -> None:
         """A line that the next one overwrites; only on a terminal."""
         if sys.stdout.isatty():
-            print(f"\r{line[:LINE]:<{LINE}}", end="", flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
+            print(f"\r{line[:width]:<{width}}\r", end="", flush=True)

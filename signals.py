@@ -11,21 +11,24 @@ class Stop:
     """A context that remembers which signal asked the run to stop (`number`, 0 for none).
 
     The handler only sets that number: more, in the middle of whatever it interrupts, could do harm. The run looks at
-    it between steps. A second signal of the same kind acts at once, as if nobody listened. Cluster managers announce
-    the end of a job by SIGTERM, some by USR1 or USR2.
+    it between steps. Cluster managers announce the end of a job by SIGTERM, some by USR1 or USR2, and may do so several
+    times; only a second Ctrl-C, which a person meant, acts at once, as if nobody listened.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
-    def __enter__(self) -> Stop:
+    def __init__(self) -> None:
         self.number = 0
+
+    def __enter__(self) -> Stop:
         numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
         self.before = {number: signal.signal(number, self.handle) for number in numbers}
         return self
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        signal.signal(number, self.before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self.before[number])
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -67,29 +67,42 @@ class Trainer:
 
         keep_large_buffers()
         # On a GPU one kernel for all weights; on a CPU Adam is a hundredth of the step whichever way.
-        fused = True if self.device.type == "cuda" else None
-        self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), lr=args.l_rate, fused=fused)
+        self.adam = {"lr": args.l_rate, "fused": True if self.device.type == "cuda" else None}
+        self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), **self.adam)
         self.averaged = copy.deepcopy(ddpm).eval().requires_grad_(False) if args.ema else ddpm
-        self.training_losses = self.compiled_losses()
+        self.average_pairs = list(
+            zip(self.averaged.nn_model.state_dict().values(), ddpm.nn_model.state_dict().values())
+        )
+        self.training_losses = ddpm.training_losses
         self.generator = torch.Generator(self.device)
+        self.stop = Stop()
 
         self.step = 0  # training steps completed: all that is needed to know which comes next
+        self.saved_step = 0  # the step of the checkpoint on the disk
         self.history: list[dict[str, Any]] = []  # a row for each epoch completed
+        self.started, self.first_step = time.time(), 0  # of this process
         self.reset_epoch()
 
     # ---------------------------------------------------------------------------------------------- the run
 
     def run(self) -> None:
         """Train to the end (or to a signal), writing the log folder on the way."""
-        with Stop() as self.stop:
+        with self.stop:
             self.open_folder()
-            self.started, self.first_step = time.time(), self.step
-            while self.step < self.last_step:
-                self.train_step()
-                if self.step % self.steps_per_epoch == 0:
-                    self.end_epoch()
-                if self.stop.number:
-                    self.leave()
+            self.compile_losses()
+            self.started = time.time()
+            try:
+                while self.step < self.last_step:
+                    self.train_step()
+                    if self.step % self.steps_per_epoch == 0:
+                        self.end_epoch()
+                    if self.stop.number:
+                        self.leave()
+            except RunError as error:
+                self.folder.live("")
+                self.folder.write_log(f"failed: {error}")
+                self.make_report()
+                raise
             self.say(f"done: {self.log_dir / 'report.html'}")
 
     def train_step(self) -> None:
@@ -126,15 +139,16 @@ class Trainer:
         if self.averaged is self.ddpm:
             return
         decay = min(self.args.ema, (1 + self.step) / (10 + self.step))  # else a short run would keep its first weights
-        now = self.ddpm.nn_model.state_dict().values()
-        mean = self.averaged.nn_model.state_dict().values()
-        pairs = list(zip(mean, now))
-        torch._foreach_lerp_(
-            [a for a, _ in pairs if a.is_floating_point()], [b for a, b in pairs if a.is_floating_point()], 1 - decay
-        )
-        for counter, current in pairs:
-            if not counter.is_floating_point():
-                counter.copy_(current)
+        means = [mean for mean, _ in self.average_pairs if mean.is_floating_point()]
+        values = [value for mean, value in self.average_pairs if mean.is_floating_point()]
+        if self.device.type == "cuda":
+            torch._foreach_lerp_(means, values, 1 - decay)  # one kernel instead of a hundred
+        else:
+            for mean, value in zip(means, values):
+                mean.lerp_(value, 1 - decay)
+        for mean, value in self.average_pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)  # BatchNorm's counters
 
     def flush(self) -> None:
         """Bring the losses of the latest steps to the CPU, look at them, add them up by quarter of the timesteps."""
@@ -143,16 +157,20 @@ class Trainer:
         means = losses.mean(axis=1)
         if not np.isfinite(means).all():
             first = int(np.argmin(np.isfinite(means)))
-            raise RunError(
-                f"the loss became {means[first]} at step {self.step - len(means) + first + 1} with learning rate "
-                f"{self.args.l_rate:g}: try a smaller --l_rate or --amp off; {self.how_to_go_back()}"
-            )
+            self.diverged(f"the loss became {means[first]} at step {self.step - len(means) + first + 1}")
         self.pending = []
         quarter = ((t - 1) * 4 // self.ddpm.n_timesteps).ravel()
         self.loss_sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)
         self.loss_counts += np.bincount(quarter, minlength=4)
         self.progress(f"step {self.step % self.steps_per_epoch or self.steps_per_epoch}/{self.steps_per_epoch}  "
                       f"loss {means[-1]:.4f}")  # fmt: skip
+
+    def diverged(self, what: str) -> None:
+        saved = f"checkpoint.pt holds step {self.saved_step}, from which --resume goes on with these changed"
+        raise RunError(
+            f"{what} with learning rate {self.args.l_rate:g}: try a smaller --l_rate, or --amp off"
+            + (f"; {saved}" if self.saved_step else "")
+        )
 
     def end_epoch(self) -> None:
         """Validation, a row of metrics, a checkpoint; pictures where they are due."""
@@ -209,7 +227,8 @@ class Trainer:
         """Continue what stands in the folder, or begin anew without destroying it."""
         old = self.log_dir / "checkpoint.pt"
         resume = self.args.resume and old.exists()
-        content = checkpoint.load(old) if resume else {}  # before anything is written: a refusal leaves no trace
+        # Read before anything is written: a refusal leaves no trace.
+        content = checkpoint.load(old, "arguments", "model", "average", "optimizer", "step") if resume else {}
         self.folder = LogFolder(self.log_dir, resume)
         if resume:
             self.restore(old, content)
@@ -220,23 +239,30 @@ class Trainer:
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
         """Take up the run of a checkpoint. CallError that names the difference if it is another run's."""
-        changed = checkpoint.differences(content["arguments"], plain_arguments(self.args))
-        if changed:
-            raise CallError(f"{path} is of a run with other arguments: {'; '.join(changed)}. Use its arguments, "
+        forbidden, adjusted = checkpoint.differences(content["arguments"], plain_arguments(self.args))
+        if content["train_images"] != len(self.train_set):
+            forbidden.append(f"{content['train_images']} training images were there, now {len(self.train_set)}")
+        if forbidden:
+            raise CallError(f"{path} is of a run with other arguments: {'; '.join(forbidden)}. Use its arguments, "
                             "or another --log_dir, or leave out --resume")  # fmt: skip
         if content["step"] > self.last_step:
             raise CallError(f"--n_epochs {self.args.n_epochs} is over: {path} stands in epoch {content['epoch'] + 1}")
-        self.ddpm.nn_model.load_state_dict(content["model"])
-        self.averaged.nn_model.load_state_dict(content["average"])
+        checkpoint.load_weights(self.ddpm.nn_model, content["model"], path)
+        checkpoint.load_weights(self.averaged.nn_model, content["average"], path)
+        for group in content["optimizer"]["param_groups"]:
+            group.update(self.adam)  # not the file's: the device and the learning rate may be others now
         self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.history = content["step"], content["history"]
+        self.step = self.first_step = self.saved_step = content["step"]
+        self.history = content["history"]
         self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
         self.train_seconds = content["train_seconds"]
         self.folder.write_config(self.config(), resumed_at=self.step)
         if self.history:
             write_csv(self.log_dir / "metrics.csv", self.history)
+        for line in adjusted:
+            self.say(f"from step {self.step} on: {line}")
         epoch, within = divmod(self.step, self.steps_per_epoch)
-        if self.step >= self.last_step:
+        if self.step == self.last_step:
             self.say(f"the run is already finished ({epoch} epochs): making its pictures and report again")
             self.make_pictures(epoch)
         else:
@@ -264,13 +290,19 @@ class Trainer:
         }
 
     def save_checkpoint(self) -> None:
-        """Everything that continuing needs; no random state, see the top of this file."""
+        """Everything that continuing needs; no random state, see the top of this file.
+
+        Weights that are no longer finite never take the place of good ones.
+        """
+        if not torch.stack([w.isfinite().all() for w in self.ddpm.nn_model.parameters()]).all():
+            self.diverged(f"weights became infinite or nan by step {self.step}")
         checkpoint.save(
             self.log_dir / "checkpoint.pt",
             {
                 "spec": self.spec,
                 "arguments": plain_arguments(self.args),
                 "class_names": list(self.train_set.class_names),
+                "train_images": len(self.train_set),
                 "model": self.ddpm.nn_model.state_dict(),
                 "average": self.averaged.nn_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -282,6 +314,7 @@ class Trainer:
                 "train_seconds": self.train_seconds,
             },
         )
+        self.saved_step = self.step
 
     def model_path(self, epoch: int) -> Path:
         return self.log_dir / f"model_epoch{epoch}.pt"
@@ -341,27 +374,26 @@ class Trainer:
         self.train_seconds = 0.0
         self.order: torch.Tensor | None = None
 
-    def compiled_losses(self) -> Any:
-        """`ddpm.training_losses`, compiled if asked for. A compiler that fails costs one line, not the run."""
-        plain = self.ddpm.training_losses
+    def compile_losses(self) -> None:
+        """Compile the loss if that is asked for, and try it. A compiler that fails costs one line, not the run."""
         if self.args.compile == "off" or (self.args.compile == "auto" and self.device.type != "cuda"):
-            return plain
-        compiled = torch.compile(plain)
+            return
+        before = copy.deepcopy(self.ddpm.nn_model.state_dict())  # the trial moves the BatchNorm statistics
+        try:
+            compiled = torch.compile(self.ddpm.training_losses)
+            y, c = self.train_set.batch(torch.arange(self.batch_size))
+            t, noise, c = self.ddpm.train().draw(y, c)
+            compiled(y, c, t, noise).mean().backward()  # the backward pass is compiled too
+            self.training_losses = compiled
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways: none installed, too old, a bug
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
+            self.say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
+        self.ddpm.nn_model.load_state_dict(before)
+        self.optimizer.zero_grad(set_to_none=True)
 
-        def attempt(*batch: Any) -> torch.Tensor:
-            try:
-                return compiled(*batch)
-            except Exception as error:
-                if self.step > self.first_step:
-                    raise  # it worked before: this is no failure of the compiler
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
-                self.say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
-                self.training_losses = plain
-                return plain(*batch)
-
-        return attempt
-
-    def sampling_progress(self, w: float) -> Any:
+    def sampling_progress(self, w: float) -> Callable[[int], None]:
         def progress(t: int) -> None:
             if self.stop.number:
                 self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
@@ -376,11 +408,6 @@ class Trainer:
             return ""
         left = (time.time() - self.started) / done * (self.last_step - self.step)
         return f"{format_duration(left)} left"
-
-    def how_to_go_back(self) -> str:
-        if not self.history:
-            return "no epoch was completed, so there is nothing to go back to"
-        return f"checkpoint.pt holds the end of epoch {self.history[-1]['epoch']}"
 
     def progress(self, what: str) -> None:
         """The live line of a terminal: where the run is, how fast, how long it still takes."""

@@ -377,7 +377,7 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False, fontsize=9)
-    left.set_ylabel("mean squared error of the noise")
+    left.set_ylabel("loss: error of the predicted noise")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     note = "The mean goes flat long before training is done: watch the quarters and the samples."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")

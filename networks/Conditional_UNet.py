@@ -106,7 +106,11 @@ class Embedding_Block(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x.flatten(1))[:, :, None, None]
+        first, activation, second = self.layers
+        # The first layer by elementwise products, which autocast leaves in float32. As a matrix product it would round
+        # t / T to bfloat16, and every second of the late timesteps would look like its neighbour.
+        x = (x.flatten(1)[:, :, None] * first.weight.t()).sum(dim=1) + first.bias  # [N, out_channels]
+        return second(activation(x))[:, :, None, None]
 
 
 class UNet(nn.Module):
@@ -116,15 +120,17 @@ class UNet(nn.Module):
         in_channels: channels of the images, 1 or 3.
         n_features: width F of the first level; a multiple of 8 (GroupNorm has 8 groups).
         n_classes: length of the class vector.
-        height: height and width of the images in pixels; divisible by 4, since two levels halve it exactly.
+        height: height and width of the images in pixels, at least 8; divisible by 4, since two levels halve it exactly.
 
     Raises ValueError for sizes that do not fit, here and in `forward`.
     """
 
     def __init__(self, in_channels: int = 3, n_features: int = 32, n_classes: int = 10, height: int = 32):
         super().__init__()
-        if height < 4 or height % 4:
-            raise ValueError(f"height must be divisible by 4 (two levels halve it exactly), not {height}")
+        if height < 8 or height % 4:
+            raise ValueError(
+                f"height must be divisible by 4 (two levels halve it exactly) and at least 8, not {height}"
+            )
         if n_features < 8 or n_features % 8:
             raise ValueError(f"n_features must be a multiple of 8 (GroupNorm has 8 groups), not {n_features}")
         if in_channels < 1 or n_classes < 1:

@@ -268,6 +268,11 @@ def test_clipping_acts_before_the_mean():
     clipped = ddpm.p_sample(x, 1, clip_x0=True)
     torch.testing.assert_close(clipped, torch.ones(2, 1))  # at t = 1 the posterior mean is x_0 itself
     assert (ddpm.p_sample(x, 1) > 4.9).all()
+    # Between the ends the mean mixes x_0 and x_t. Its share of x_0 must come from the clamped one:
+    mean, variance = ddpm.q_posterior(torch.ones(2, 1), x, 30)
+    drawn = ddpm.p_sample(x, 30, clip_x0=True, variance="posterior", generator=seeded())
+    noise = torch.randn(2, 1, generator=seeded())
+    torch.testing.assert_close(drawn, mean + variance.sqrt() * noise)
     y, _ = ddpm.sample(3, (2,), None, clip_x0=True)
     assert y.abs().max() <= 1 + 1e-6
 
@@ -394,6 +399,8 @@ def test_bfloat16_network_float32_loss():
         ({"beta1": math.nan}, "beta1 = nan"),
         ({"n_timesteps": 0}, "n_timesteps must be a whole number of at least 1, not 0"),
         ({"n_timesteps": 2.5}, "2.5"),
+        ({"n_timesteps": 400.0}, "400.0"),
+        ({"n_timesteps": math.nan}, "nan"),
         ({"drop_prob": 1.5}, "drop_prob must be in [0, 1], not 1.5"),
         ({"schedule": "quadratic"}, "schedule must be 'linear' or 'cosine', not 'quadratic'"),
         ({"loss": "huber"}, "loss must be 'mse' or 'l1', not 'huber'"),
@@ -438,11 +445,24 @@ def test_refuses_impossible_samples(arguments, words):
         (torch.zeros(1, 1), torch.tensor([[math.inf, 0, 0]]), "c must be finite, but holds inf"),
         (torch.zeros(2, 1), torch.zeros(3, 3), "c must be [2, n_classes] for a batch y of 2, not [3, 3]"),
         (torch.zeros(2, 1), torch.zeros(2), "not [2]"),
+        (torch.zeros(2, 1, dtype=torch.uint8), None, "y must be float in [-1, 1], not torch.uint8"),
     ],
 )
 def test_forward_refuses_bad_batches(y, c, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         gaussian_ddpm()(y, c)
+
+
+def test_whole_numbered_class_vectors_are_taken():
+    """torch.nn.functional.one_hot gives int64."""
+    c = nn.functional.one_hot(torch.tensor([0, 2]), 3)
+    assert gaussian_ddpm()(torch.zeros(2, 1), c, seeded()) == gaussian_ddpm()(torch.zeros(2, 1), c.float(), seeded())
+
+
+def test_without_amp_no_autocast_is_entered(monkeypatch):
+    """Entering it, even switched off, is an error for some devices in older releases."""
+    monkeypatch.setattr(torch, "autocast", None)
+    gaussian_ddpm().sample(1, (2,), 3)
 
 
 def test_wrong_class_width_is_refused_by_the_network():

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+import checkpoint
 import evaluate
 from cli import run_script
 from datasets import ImageSet, render_digits
@@ -84,6 +85,24 @@ def test_raw_weights_only_from_a_checkpoint(judged, capsys):
     assert "--raw needs a checkpoint.pt" in capsys.readouterr().err
     status, measured = judged("--raw", "checkpoint.pt")
     assert status == 0 and measured[0]["weights"] == "raw"
+
+
+def test_a_run_without_moving_average_is_called_raw(judged, tmp_path):
+    content = checkpoint.load(tmp_path / "model_epoch3.pt")
+    content["arguments"]["ema"] = 0.0
+    checkpoint.save(tmp_path / "model_epoch3.pt", content)
+    assert judged()[1][0]["weights"] == "raw"
+
+
+def test_other_kinds_of_files_are_named(judged, tmp_path, capsys):
+    assert judged()[0] == 0
+    judge = next(tmp_path.glob("judge_*.pt"))
+    capsys.readouterr()
+    assert judged(model=judge.name)[0] == 1
+    assert "holds no 'spec'" in capsys.readouterr().err
+    checkpoint.save(judge, {"model": {"weight": torch.zeros(1)}})
+    assert judged()[0] == 1
+    assert "do not fit" in capsys.readouterr().err
 
 
 def test_bad_files(judged, tmp_path, capsys):

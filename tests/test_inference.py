@@ -58,6 +58,14 @@ def test_an_operator_that_is_missing_is_not_used(monkeypatch):
     torch.testing.assert_close(fast(*batch()), net(*batch()), rtol=1e-4, atol=1e-5)
 
 
+def test_other_paddings_and_batchnorms_without_statistics_are_left_alone():
+    layers = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.GELU())
+    x = torch.randn(2, 2, 8, 8)
+    torch.testing.assert_close(for_inference(layers)(x), layers(x))
+    layers = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.GELU())
+    torch.testing.assert_close(for_inference(layers)(x), layers(x))
+
+
 def test_only_exact_gelu_is_fused():
     layers = nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU(approximate="tanh"))
     x = torch.randn(1, 2, 8, 8)

@@ -14,7 +14,7 @@ def test_number_of_parameters(arguments, count):
     assert sum(p.numel() for p in UNet(*arguments).parameters() if p.requires_grad) == count
 
 
-@pytest.mark.parametrize("channels, height, batch", [(1, 28, 1), (3, 32, 2), (3, 64, 1), (1, 4, 3)])
+@pytest.mark.parametrize("channels, height, batch", [(1, 28, 1), (3, 32, 2), (3, 64, 1), (1, 8, 1)])
 def test_keeps_the_shape_also_for_one_image_in_training_mode(channels, height, batch):
     net = UNet(channels, 8, 10, height).train()
     x = torch.randn(batch, channels, height, height)
@@ -68,7 +68,8 @@ def test_every_parameter_gets_a_gradient():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"height": 30}, "height must be divisible by 4 (two levels halve it exactly), not 30"),
+        ({"height": 30}, "height must be divisible by 4 (two levels halve it exactly) and at least 8, not 30"),
+        ({"height": 4}, "not 4"),
         ({"height": 0}, "not 0"),
         ({"n_features": 12}, "n_features must be a multiple of 8"),
         ({"n_classes": 0}, "n_classes must be at least 1"),
@@ -92,6 +93,22 @@ def test_refuses_impossible_sizes(arguments, words):
 def test_refuses_batches_that_do_not_fit(x, t, c, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         UNet(1, 8, 10, 8)(torch.zeros(x), torch.zeros(t), torch.zeros(c))
+
+
+def test_bfloat16_tells_all_timesteps_apart():
+    """As a matrix product the first layer would round t / T to 8 bits, which leave 328 different values of 400."""
+    block = Embedding_Block(1, 32, "sin")
+    t = torch.arange(1, 401).view(-1, 1, 1, 1) / 400
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(block(t).flatten(1).unique(dim=0)) > 390
+
+
+def test_weights_before_a_batchnorm_start_small():
+    torch.manual_seed(0)
+    block = ConvBlock(32, 32)
+    bound = 1 / math.sqrt(32 * 9)  # PyTorch's own weights are uniform up to here
+    for half in (block.conv1, block.conv2):
+        assert 0.09 * bound < half[0].weight.abs().max() <= 0.1 * bound
 
 
 def test_wrong_activation():

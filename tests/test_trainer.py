@@ -18,8 +18,9 @@ from tiny_run import STEPS, TINY
 
 import checkpoint
 import trainer
-from datasets import ImageSet
+from datasets import ImageSet, load
 from signals import Stop
+from utils import plot_image
 
 ROOT = Path(trainer.__file__).resolve().parent
 
@@ -103,15 +104,18 @@ def test_animation_shows_the_recorded_steps(whole_run):
     assert len(frames) == 8  # T = 8: t = 8 and 6 .. 0
 
 
-def test_saved_model_makes_the_pictures_again(whole_run):
-    """The file alone rebuilds network and schedule, and holds the averaged weights."""
+def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
+    """The file alone rebuilds network and schedule; with the noise of the pictures it gives the last frame's pixels."""
     content = checkpoint.load(whole_run / "model_epoch3.pt")
     ddpm = checkpoint.build(content["spec"], torch.device("cpu"))
     ddpm.nn_model.load_state_dict(content["model"])
     assert ddpm.n_timesteps == 8 and content["class_names"] == list("0123456789")
-    average = checkpoint.load(whole_run / "checkpoint.pt")["average"]
-    assert all(torch.equal(value, average[name]) for name, value in content["model"].items())
-    assert not any(name.startswith(("_orig_mod", "module.")) for name in content["model"])
+    noise = torch.Generator().manual_seed(trainer.seed_for(0, trainer.PICTURES))
+    y, _ = ddpm.sample(1, n_classes=10, g_weight=1, generator=noise)
+    real = trainer.real_rows(load("mnist", data_dir, train=False), 1)
+    plot_image(tmp_path / "again.png", y, real, content["class_names"], "epoch 3, guidance weight 1")
+    grid = whole_run / "generated_images_epoch3_guidance_weight1.png"
+    assert (tmp_path / "again.png").read_bytes() == grid.read_bytes()
 
 
 # ------------------------------------------------------------ resuming
@@ -167,10 +171,20 @@ def test_the_signal_handler_only_sets_a_number():
             assert stop.number == 0
             os.kill(os.getpid(), signal.SIGUSR1)
             assert stop.number == signal.SIGUSR1 and not calls
-            os.kill(os.getpid(), signal.SIGUSR1)  # the second one acts as if nobody listened
-            assert calls == ["outer"]
+            os.kill(os.getpid(), signal.SIGUSR1)  # job managers repeat themselves
+            assert not calls
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert calls == ["outer"]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_second_ctrl_c_acts_at_once():
+    with pytest.raises(KeyboardInterrupt):
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.number == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_more_epochs_continue_a_finished_run(train, whole_run, tmp_path):
@@ -208,7 +222,8 @@ def test_resume_without_a_checkpoint_begins(train, tmp_path, capsys):
     [
         ("--n_timesteps 9", "--n_timesteps was 8, is 9"),
         ("--n_features 16", "--n_features was 8, is 16"),
-        ("--seed 1 --l_rate 0.1", "--l_rate was 0.0003, is 0.1; --seed was 0, is 1"),
+        ("--seed 1 --schedule cosine", "--schedule was linear, is cosine; --seed was 0, is 1"),
+        ("--limit 60", "--limit was None, is 60; 70 training images were there, now 60"),
     ],
 )
 def test_a_checkpoint_of_other_arguments_is_refused(train, signal_at, tmp_path, capsys, more, words):
@@ -219,6 +234,37 @@ def test_a_checkpoint_of_other_arguments_is_refused(train, signal_at, tmp_path, 
     assert train(tmp_path / "log", f"--resume {more}") == 2
     assert words in last_line(capsys)
     assert (tmp_path / "log" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_new_learning_rate_acts_after_resuming(train, tmp_path, capsys):
+    """What a diverged run is told to do must be possible, and must not be undone by the checkpoint."""
+    for name, l_rate in (("same", "0.0003"), ("zero", "1e-30")):
+        log_dir = tmp_path / name
+        assert train(log_dir, "--n_epochs 1") == 0
+        before = checkpoint.load(log_dir / "checkpoint.pt")["model"]
+        assert train(log_dir, f"--resume --n_epochs 2 --l_rate {l_rate}") == 0
+        after = checkpoint.load(log_dir / "checkpoint.pt")
+        weights = [key for key in before if key.endswith(("weight", "bias"))]
+        assert all(torch.equal(before[key], after["model"][key]) for key in weights) == (name == "zero")
+        assert after["arguments"]["l_rate"] == float(l_rate)
+    assert "from step 4 on: --l_rate was 0.0003, is 1e-30" in capsys.readouterr().out
+
+
+def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, capsys):
+    """T = 20 reaches the live line while pictures are made before the first training step of a process."""
+    assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1") == 0
+    assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1 --resume") == 0
+    (tmp_path / "log" / "model_epoch1.pt").unlink()
+    assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 2 --resume --save_every 1") == 0
+    assert (tmp_path / "log" / "model_epoch1.pt").exists()
+
+
+def test_unfinished_files_of_a_killed_process_are_removed(train, tmp_path):
+    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    (tmp_path / "log" / ".checkpoint.0a1b2c3d.pt").write_bytes(b"half")
+    (tmp_path / "log" / ".mine").write_text("kept")
+    assert train(tmp_path / "log", "--n_epochs 1 --resume") == 0
+    assert sorted(file.name for file in (tmp_path / "log").glob(".*")) == [".mine"]
 
 
 def test_an_earlier_run_is_moved_aside_never_overwritten(train, tmp_path, capsys):
@@ -298,7 +344,7 @@ def test_validation_compares_like_with_like(train, tmp_path, monkeypatch):
 
 
 def test_training_learns(train, tmp_path):
-    assert train(tmp_path / "log", "--n_epochs 12 --l_rate 0.003 --save_every 12 --n_timesteps 400") == 0
+    assert train(tmp_path / "log", "--n_epochs 5 --l_rate 0.003 --save_every 5 --n_timesteps 100") == 0
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
 
@@ -348,13 +394,30 @@ def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path,
     monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
     assert train(log_dir) == 1
     line = last_line(capsys)
-    assert f"at step {STEPS + 2} with learning rate 0.0003" in line and "--l_rate" in line and "end of epoch 1" in line
+    assert f"at step {STEPS + 2} with learning rate 0.0003" in line and "--l_rate" in line
+    assert f"checkpoint.pt holds step {STEPS}" in line
     assert (log_dir / "checkpoint.pt").read_bytes() == train_step.trainer.before
+    assert "failed: the loss became" in (log_dir / "train.log").read_text()
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(train, tmp_path, monkeypatch, capsys):
+    """Their loss was still finite: only the next one would show it."""
+    original = trainer.Trainer.update_average
+
+    def update_average(self):
+        original(self)
+        if self.step + 1 == 2 * STEPS:
+            next(iter(self.ddpm.nn_model.final[3].parameters())).data.fill_(float("nan"))
+
+    monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
+    assert train(tmp_path / "log") == 1
+    assert f"infinite or nan by step {2 * STEPS}" in last_line(capsys)
+    assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == STEPS
 
 
 def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
-    assert train(tmp_path / "log", "--l_rate 1e38") == 1
-    assert "with learning rate 1e+38" in last_line(capsys)
+    assert train(tmp_path / "log", "--l_rate 1e29") == 1
+    assert "with learning rate 1e+29" in last_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +428,7 @@ def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
         ("--n_classes 11", "n_classes = 11: mnist has only 10 classes"),
         ("--n_epochs 0", "--n_epochs: must be at least 1, not 0"),
         ("--batch_size x", "--batch_size: invalid"),
-        ("--l_rate 0", "--l_rate: must be in (0, inf), not 0"),
+        ("--l_rate 0", "--l_rate: must be in (0, 1e+30), not 0"),
         ("--g_weight nan", "--g_weight"),
         ("--drop_prob 2", "--drop_prob: must be in [0, 1], not 2"),
         ("--ema 1", "--ema"),
@@ -415,13 +478,14 @@ class Bomb:
         return os.system, ("touch /tmp/ddpm_bomb_exploded",)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "foreign", "hostile"])
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "foreign", "hostile", "a model"])
 def test_a_bad_checkpoint_is_refused_in_one_line(train, tmp_path, capsys, whole_run, kind):
     log_dir = tmp_path / "log"
     log_dir.mkdir()
     file = log_dir / "checkpoint.pt"
     good = (whole_run / "checkpoint.pt").read_bytes()
     contents = {"truncated": good[: len(good) // 2], "text": b"hello\n", "empty": b""}
+    contents["a model"] = (whole_run / "model_epoch2.pt").read_bytes()
     if kind in contents:
         file.write_bytes(contents[kind])
     else:
@@ -446,18 +510,46 @@ def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     assert checkpoint.load(file)["step"] == 1 and os.listdir(tmp_path) == ["checkpoint.pt"]
 
 
-def test_a_compiler_that_fails_costs_one_line(train, tmp_path, whole_run, monkeypatch, capsys):
-    def compile_badly(function):
-        def fail(*args):
-            raise RuntimeError("no C++ compiler\nand many more lines")
+class FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
 
-        return fail
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no C++ compiler\nand many more lines")
+
+
+@pytest.mark.parametrize("when", ["compiling", "forward", "backward"])
+def test_a_compiler_that_fails_costs_one_line(train, tmp_path, whole_run, monkeypatch, capsys, when):
+    def fail(*args):
+        raise RuntimeError("no C++ compiler\nand many more lines")
+
+    def compile_badly(function):
+        if when == "compiling":
+            fail()
+        return fail if when == "forward" else lambda *args: FailsBackward.apply(function(*args))
 
     monkeypatch.setattr(torch, "compile", compile_badly)
     assert train(tmp_path / "log", "--compile on") == 0
     captured = capsys.readouterr()
     assert captured.out.count("torch.compile does not work here") == 1 and "many more" not in captured.out
     assert_same_training(whole_run, tmp_path / "log")
+
+
+def test_a_compiler_that_works_is_used_and_leaves_no_trace(train, tmp_path, whole_run, monkeypatch):
+    """Its trial run must not move the BatchNorm statistics, nor its name get into the files."""
+    used = []
+
+    def compile_well(function):
+        return lambda *args: used.append(1) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_well)
+    assert train(tmp_path / "log", "--compile on") == 0
+    assert len(used) == 1 + 3 * STEPS
+    assert_same_training(whole_run, tmp_path / "log")
+    names = checkpoint.load(tmp_path / "log" / "model_epoch3.pt")["model"]
+    assert names.keys() == checkpoint.load(whole_run / "model_epoch3.pt")["model"].keys()
 
 
 def test_bf16_trains(train, tmp_path):
