@@ -228,7 +228,9 @@ class Trainer:
         old = self.log_dir / "checkpoint.pt"
         resume = self.args.resume and old.exists()
         # Read before anything is written: a refusal leaves no trace.
-        content = checkpoint.load(old, "arguments", "model", "average", "optimizer", "step") if resume else {}
+        content = (
+            checkpoint.load(old, "arguments", "train_images", "model", "average", "optimizer", "step") if resume else {}
+        )
         self.folder = LogFolder(self.log_dir, resume)
         if resume:
             self.restore(old, content)
