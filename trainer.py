@@ -8,24 +8,24 @@ stopped, bit for bit on the CPU, and pictures, drawn from generators of their ow
 from __future__ import annotations
 
 import copy
-import math
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
-from datasets import ImageSet, to_float
+from datasets import ImageSet
 from ddpm import DDPM
+from figures import draw_samples
 from log_folder import LogFolder
 from report import write_report
 from signals import Stop
-from utils import format_duration, plot_animation, plot_image, plot_loss, write_csv
+from utils import format_duration, plot_loss, write_csv
 
 ORDER, STEP, VALIDATION, PICTURES = range(4)  # separate streams of random numbers
 VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
@@ -326,26 +326,17 @@ class Trainer:
 
     def make_pictures(self, epoch: int) -> None:
         """Grids, GIFs, loss curve, report and, once they stand, the model that made them."""
-        args, names = self.args, list(self.train_set.class_names)
-        real = real_rows(self.val_set, args.n_samples)
-        for w in args.g_weight:
-            # The same noise in every epoch and for every w: differences between pictures are differences of models.
-            generator = torch.Generator(self.device).manual_seed(seed_for(args.seed, PICTURES))
-            y_0, y_steps = self.averaged.sample(
-                args.n_samples, None, args.n_classes, w, generator=generator, progress=self.sampling_progress(w)
-            )
-            title = f"epoch {epoch}, guidance weight {w:g}"
-            tail = f"_epoch{epoch}_guidance_weight{w:g}"
-            plot_image(self.log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, title)
-            plot_animation(
-                self.log_dir / f"animation{tail}.gif", y_steps, self.averaged.recorded_times(), args.n_classes, names
-            )
+        args, seed = self.args, seed_for(self.args.seed, PICTURES)
+        draw_samples(
+            *(self.log_dir, self.averaged, self.val_set, epoch, args.g_weight, args.n_samples, seed),
+            progress=self.sampling_progress,
+        )
         checkpoint.save(
             self.model_path(epoch),
             {
                 "spec": self.spec,
                 "arguments": plain_arguments(args),
-                "class_names": names,
+                "class_names": list(self.val_set.class_names),
                 "model": self.averaged.nn_model.state_dict(),
                 "epoch": epoch,
             },
@@ -395,14 +386,11 @@ class Trainer:
         self.ddpm.nn_model.load_state_dict(before)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def sampling_progress(self, w: float) -> Callable[[int], None]:
-        def progress(t: int) -> None:
-            if self.stop.number:
-                self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
-            if t % 10 == 0:
-                self.progress(f"pictures, guidance weight {w:g}: t = {t}")
-
-        return progress
+    def sampling_progress(self, w: float, t: int) -> None:
+        if self.stop.number:
+            self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
+        if t % 10 == 0:
+            self.progress(f"pictures, guidance weight {w:g}: t = {t}")
 
     def time_left(self) -> str:
         done = self.step - self.first_step
@@ -425,15 +413,3 @@ class Trainer:
 def plain_arguments(args: Any) -> dict[str, Any]:
     """An argparse.Namespace as a dict of plain values, for files."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-
-
-def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
-    """The first n_rows images of each class, class-fastest, float32 [n_rows * n_classes, C, H, W] on the CPU.
-
-    A class with fewer leaves NaN in its places, which a picture shows blank.
-    """
-    rows = torch.full((n_rows, images.n_classes, *images.images.shape[1:]), math.nan)
-    for k in range(images.n_classes):
-        index = (images.labels == k).nonzero().flatten()[:n_rows].to(images.images.device)
-        rows[: len(index), k] = to_float(images.images[index]).cpu()
-    return rows.flatten(0, 1)

@@ -19,6 +19,7 @@ from tiny_run import STEPS, TINY
 import checkpoint
 import trainer
 from datasets import ImageSet, load
+from figures import real_rows
 from signals import Stop
 from utils import plot_image
 
@@ -112,7 +113,7 @@ def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
     assert ddpm.n_timesteps == 8 and content["class_names"] == list("0123456789")
     noise = torch.Generator().manual_seed(trainer.seed_for(0, trainer.PICTURES))
     y, _ = ddpm.sample(1, n_classes=10, g_weight=1, generator=noise)
-    real = trainer.real_rows(load("mnist", data_dir, train=False), 1)
+    real = real_rows(load("mnist", data_dir, train=False), 1)
     plot_image(tmp_path / "again.png", y, real, content["class_names"], "epoch 3, guidance weight 1")
     grid = whole_run / "generated_images_epoch3_guidance_weight1.png"
     assert (tmp_path / "again.png").read_bytes() == grid.read_bytes()
@@ -150,9 +151,9 @@ def test_signal_while_pictures_are_made(train, whole_run, tmp_path, monkeypatch)
     """The checkpoint of the epoch stands already; resuming makes the pictures."""
     original = trainer.Trainer.sampling_progress
 
-    def sampling_progress(self, w):
+    def sampling_progress(self, w, t):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, w)
+        original(self, w, t)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "sampling_progress", sampling_progress)
@@ -566,7 +567,7 @@ def test_fewer_images_than_a_batch_and_missing_classes(train, tmp_path):
 
 def test_real_rows_leave_missing_classes_blank():
     images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
-    rows = trainer.real_rows(ImageSet(images, torch.tensor([2, 0, 2, 2]), list("abc"), "test"), 2)
+    rows = real_rows(ImageSet(images, torch.tensor([2, 0, 2, 2]), list("abc"), "test"), 2)
     values = ((rows.view(2, 3) + 1) * 127.5).round()
     torch.testing.assert_close(values, torch.tensor([[1, torch.nan, 0], [torch.nan, torch.nan, 2]]), equal_nan=True)
 
