@@ -2,8 +2,8 @@
 
     python report.py log/log_mnist
 
-The training scripts write it after every epoch; this command rebuilds it. The page has relative links only, no script,
-and nothing from the network, so the folder can be moved, packed and opened from disk.
+The training scripts write it with every set of pictures and after long epochs; this command rebuilds it. The page has
+relative links only, no script, and nothing from the network, so the folder can be moved, packed and opened from disk.
 """
 
 from __future__ import annotations

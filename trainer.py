@@ -401,10 +401,10 @@ class Trainer:
 
     def progress(self, what: str) -> None:
         """The live line of a terminal: where the run is, how fast, how long it still takes."""
-        epoch = min(self.step // self.steps_per_epoch + 1, self.args.n_epochs)
-        images = self.step % self.steps_per_epoch * self.batch_size
-        speed = f"  {images / self.train_seconds:.0f} images/s" if images and self.train_seconds else ""
-        self.folder.live(f"epoch {epoch}/{self.args.n_epochs}  {what}{speed}  {self.time_left()}")
+        epoch, within = divmod(max(self.step - 1, 0), self.steps_per_epoch)
+        images = (within + 1) * self.batch_size
+        speed = f"  {images / self.train_seconds:.0f} images/s" if self.train_seconds else ""
+        self.folder.live(f"epoch {epoch + 1}/{self.args.n_epochs}  {what}{speed}  {self.time_left()}")
 
     def say(self, line: str) -> None:
         self.folder.say(line)
