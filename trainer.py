@@ -35,7 +35,7 @@ FLUSH_EVERY = 10  # steps between looks at the losses: each look makes a GPU wai
 
 def seed_for(seed: int, stream: int, index: int = 0) -> int:
     """A 63-bit seed for one purpose, so that no two purposes or steps share random numbers."""
-    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class Trainer:
