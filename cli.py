@@ -157,10 +157,10 @@ def keep_large_buffers(keep: bool = True) -> None:
     Training frees and takes the same large buffers every step; returning them means that the system has to clear
     every page again. Elsewhere than on Linux with glibc this does nothing.
     """
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20 if keep else 128 * 1024)  # 32 MiB is the most that glibc accepts
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 128 * 1024)
     except (OSError, AttributeError):
         pass
