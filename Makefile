@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --n_epochs 2 --limit 40000
+	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --batch_size 64 --n_epochs 2 --limit 35000
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
