@@ -81,7 +81,8 @@ class LogFolder:
             before = before if isinstance(before, dict) else config  # damaged: what this process knows is better
             changing = ("command", "versions", "device", "precision", "commit", "started")
             again = {"from_step": resumed_at, **{key: config[key] for key in changing}}
-            config = {**before, "arguments": config["arguments"], "resumed": [*before.get("resumed", []), again]}
+            now = {key: config[key] for key in ("arguments", "expected")}
+            config = {**before, **now, "resumed": [*before.get("resumed", []), again]}
         write_json(file, config)
 
     def say(self, line: str) -> None:
