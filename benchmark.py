@@ -10,7 +10,6 @@ drifts is fair to both; medians are printed.
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import sys
 import tempfile
@@ -118,7 +117,7 @@ def main() -> None:
     plain = build(spec, device)
     plain.to(memory_format=torch.contiguous_format)
     suite = build(spec, device, pick_amp(args.amp, device))
-    suite.nn_model.load_state_dict(copy.deepcopy(plain.nn_model.state_dict()))
+    suite.nn_model.load_state_dict(plain.nn_model.state_dict())
     precision = "bf16" if suite.amp_dtype else "float32"
     print(f"{device_name(device)}, torch {torch.__version__}, suite in {precision}, compile {args.compile}", flush=True)
 

@@ -32,8 +32,8 @@ class ConvBlock(nn.Module):
         # exercise's network has one (and its number of parameters counts it).
         conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1)
         # BatchNorm also divides the scale of the weights away, but Adam's steps have a fixed length: weights that start
-        # ten times smaller turn ten times faster at first. (Training loss after 100 steps of the exercise's recipe,
-        # n_features = 16: 0.20 with PyTorch's own scale, 0.12 with a tenth of it.)
+        # ten times smaller turn ten times faster at first. (MNIST with the defaults, mean training loss of the first
+        # epoch: 0.165 with PyTorch's own scale, 0.119 with a tenth of it.)
         with torch.no_grad():
             conv.weight.mul_(0.1)
         return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.GELU())
