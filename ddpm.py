@@ -3,6 +3,7 @@
     [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
     [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
     [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
+    [Liu]     Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714
 
 Time t runs over 1..T and t = 0 is clean data. Every schedule tensor has T + 1 entries, is indexed by t, and holds the
 identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t - 1 and needs no special case.
@@ -17,6 +18,7 @@ from typing import Callable, Sequence
 import torch
 import torch.nn as nn
 
+import inpainting
 from inference import for_inference
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -190,7 +192,12 @@ class DDPM(nn.Module):
         return error.flatten(1).mean(dim=1)
 
     def eps(
-        self, x_t: torch.Tensor, t: int | torch.Tensor, c: torch.Tensor | None = None, g_weight: float = 0.0
+        self,
+        x_t: torch.Tensor,
+        t: int | torch.Tensor,
+        c: torch.Tensor | None = None,
+        g_weight: float = 0.0,
+        mixture: str = "vector",
     ) -> torch.Tensor:
         """The predicted noise, float32, shaped like x_t, with classifier-free guidance ([CFG] equation 6):
 
@@ -198,7 +205,24 @@ class DDPM(nn.Module):
 
         Guidance weight w = 0 is the conditional model and w = -1 the unconditional one; the network sees each image
         once in these two cases and twice in all others. c = None is "no class" whatever w is.
+
+        mixture: what a row of c that is not one-hot means. 'vector': the network gets it as it is. 'scores': the scores
+        of the classes k are composed, each with weight w_k = (1 + w) c_k ([Liu] equation 11):
+
+            eps(x_t, no class) + sum_k w_k (eps(x_t, class k) - eps(x_t, no class))
+
+        which for one-hot rows is the guidance above. The network sees each image once for every class that occurs in c,
+        and once more.
         """
+        if c is not None and mixture == "scores":
+            eps_0 = self.eps(x_t, t, torch.zeros_like(c))
+            total = eps_0
+            for k in c.any(dim=0).nonzero().flatten().tolist():
+                class_k = torch.zeros_like(c)
+                class_k[:, k] = 1
+                w_k = (1 + g_weight) * c[:, k].view(-1, *[1] * (x_t.ndim - 1))
+                total = total + w_k * (self.eps(x_t, t, class_k) - eps_0)
+            return total
         if g_weight == -1 and c is not None:
             return self.eps(x_t, t, torch.zeros_like(c))
         if isinstance(t, int):
@@ -224,14 +248,16 @@ class DDPM(nn.Module):
         clip_x0: bool = False,
         variance: str = "beta",
         generator: torch.Generator | None = None,
+        mixture: str = "vector",
     ) -> torch.Tensor:
         """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T.
 
         clip_x0: take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
             this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
         variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
+        mixture: see `eps`.
         """
-        eps = self.eps(x_t, t, c, g_weight)
+        eps = self.eps(x_t, t, c, g_weight, mixture)
         if clip_x0:
             x0 = self.predict_x0(x_t, t, eps).clamp(-1, 1)
             mean, _ = self.q_posterior(x0, x_t, t)
@@ -252,6 +278,7 @@ class DDPM(nn.Module):
         clip_x0: bool = False,
         variance: str = "beta",
         generator: torch.Generator | None = None,
+        mixture: str = "vector",
         record: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,7 +290,7 @@ class DDPM(nn.Module):
             n_classes: length of the class vector; None or 0: no class.
             classes: 'all'; a list of class indices; a float matrix [K, n_classes] of class vectors (rows may be
                 mixtures); None: no class.
-            clip_x0, variance: see `p_sample`.
+            clip_x0, variance: see `p_sample`. mixture: see `eps`.
             generator: source of all noise, on this object's device; the same state gives the same samples.
             record: keep intermediate pictures. progress: called with t after each step.
 
@@ -273,18 +300,13 @@ class DDPM(nn.Module):
             y_steps: float32 [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
                 x_T to y_0. S = 0 without `record`.
 
-        Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode (see inference.py); the network itself, its mode and
-        its weights are left as they were found.
+        Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode
+        (see inference.py); the network itself, its mode and its weights are left as they were found.
         """
-        if n_sample < 1:
-            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
         if variance not in ("beta", "posterior"):
             raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")
-        if not math.isfinite(g_weight):
-            raise ValueError(f"g_weight must be finite, not {g_weight}")
-        size = size if size is not None else getattr(self.nn_model, "size", None)
-        if size is None or len(size) == 0 or min(size) < 1:
-            raise ValueError(f"size must be the shape of one sample, such as (1, 28, 28), not {size}")
+        _check_sampling(n_sample, g_weight, mixture)
+        size = self._sample_size(size)
         c = self._class_vectors(classes, n_classes)
         if c is not None:
             c = c.repeat(n_sample, 1)  # [n_sample * K, n_classes], class-fastest
@@ -294,10 +316,9 @@ class DDPM(nn.Module):
         times = set(self.recorded_times()) if record else set()
         steps = [x] if self.n_timesteps in times else []
         with torch.inference_mode():
-            fast = copy.copy(self)  # shares the schedule; only the network is another one
-            fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32)}
+            fast = self._fast()
             for t in range(self.n_timesteps, 0, -1):
-                x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator)
+                x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator, mixture)
                 if t - 1 in times:
                     steps.append(x)
                 if progress is not None:
@@ -306,6 +327,86 @@ class DDPM(nn.Module):
         # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
         y_steps = torch.stack(steps).cpu() if steps else torch.empty(0, n, *size)
         return x.clone(), y_steps
+
+    def complete_image(
+        self,
+        y: torch.Tensor | None = None,
+        ymask: torch.Tensor | None = None,
+        scale: float = 1.0,
+        method: str = "mean",
+        c: torch.Tensor | None = None,
+        g_weight: float = 0.0,
+        n_sample: int = 1,
+        mixture: str = "vector",
+        n_resample: int = inpainting.N_RESAMPLE,
+        jump_length: int = inpainting.JUMP_LENGTH,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Sample images of which some pixels are known, with the model as it is (see inpainting.py).
+
+        'mean' and 'input' add a correction to every reverse step, with x0_hat = E[x_0 | x_t] clamped to [-1, 1]:
+
+            x_{t-1} <- x_{t-1} - scale * grad MSE(ymask * (x0_hat - y))
+
+        'mean': the gradient with respect to the mean of x_{t-1}, which is k_t x0_hat + ... x_t ([Ho] equation 7), so that
+            no backward pass is needed. Hidden pixels hear of the known ones only through the noise that is still on these.
+        'input': the gradient with respect to x_t, back through the network ([DPS], [PiGDM]), which moves the hidden
+            pixels together with the known ones.
+        'repaint': no gradient; the known pixels are replaced by their noised truth, and stretches of jump_length steps
+            are walked down n_resample times with new noise, until hidden and known pixels agree ([RePaint]).
+
+        How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
+        k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale
+        means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
+        out of x0_hat. 0 is plain sampling; at 1 the known pixels of 'mean' follow q(x_{t-1} | x_t, x_0 = y) and end as y
+        itself. 'repaint' does not use it.
+
+        Args:
+            y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.
+            ymask: 1 where y is known, 0 elsewhere; float, integer or bool, broadcast to y (a mask for all channels).
+            c: [N, n_classes] float, the class vector of each image, or None: no class. g_weight, mixture: see `eps`.
+            n_sample: completions of each image.
+            generator: source of all noise, on this object's device. progress: called with t after each reverse step.
+
+        Returns float32 [n_sample * N, *size] on the device: completion j of image k stands at k + j * N.
+        Raises ValueError that names the argument that cannot be.
+        """
+        _check_sampling(n_sample, g_weight, mixture)
+        size = tuple(self._sample_size(getattr(self.nn_model, "size", None if y is None else y.shape[1:])))
+        if y is None and ymask is None:
+            y, ymask = torch.zeros(1, *size), torch.zeros(1, *size)
+        y, ymask = inpainting.checked(y, ymask, size, self.device)
+        times = inpainting.repaint_times(self.n_timesteps, jump_length, n_resample)
+        if method not in inpainting.METHODS:
+            raise ValueError(f"method must be one of {inpainting.METHODS}, not {method!r}")
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"scale must be at least 0 and finite, not {scale}")
+        if c is not None:
+            if c.ndim != 2 or len(c) != len(y):
+                raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
+            c = c.to(self.device, torch.float32).repeat(n_sample, 1)
+        y, ymask = (values.repeat(n_sample, *[1] * (y.ndim - 1)) for values in (y, ymask))
+        shared = {"c": c, "g_weight": g_weight, "mixture": mixture}
+
+        x = torch.randn(y.shape, device=self.device, generator=generator)
+        with torch.no_grad():
+            if method == "repaint":
+                return inpainting.repaint(self._fast(), x, y, ymask, times, shared, generator, progress)
+            back = method == "input"
+            return inpainting.by_gradient(self._fast(back), x, y, ymask, scale, back, shared, generator, progress)
+
+    def _fast(self, gradients: bool = False) -> DDPM:
+        """This object with a faster copy of its network; it shares the schedule."""
+        fast = copy.copy(self)
+        fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32, gradients)}
+        return fast
+
+    def _sample_size(self, size: Sequence[int] | None) -> Sequence[int]:
+        size = size if size is not None else getattr(self.nn_model, "size", None)
+        if size is None or len(size) == 0 or min(size) < 1:
+            raise ValueError(f"size must be the shape of one sample, such as (1, 28, 28), not {size}")
+        return size
 
     def recorded_times(self) -> list[int]:
         """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""
@@ -337,6 +438,15 @@ class DDPM(nn.Module):
         if not classes.isfinite().all():
             raise ValueError(f"classes must be finite, but holds {_first_non_finite(classes)}")
         return classes.float().to(self.device)
+
+
+def _check_sampling(n_sample: int, g_weight: float, mixture: str) -> None:
+    if n_sample < 1:
+        raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+    if not math.isfinite(g_weight):
+        raise ValueError(f"g_weight must be finite, not {g_weight}")
+    if mixture not in ("vector", "scores"):
+        raise ValueError(f"mixture must be 'vector' or 'scores', not {mixture!r}")
 
 
 def _first_non_finite(x: torch.Tensor) -> float:

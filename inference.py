@@ -9,18 +9,20 @@ import torch.nn as nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32, gradients: bool = False) -> nn.Module:
     """A copy of `network` in eval mode whose outputs are the same up to rounding.
 
     In every nn.Sequential a BatchNorm2d after a Conv2d is merged into it, and on a CPU a GELU after that is computed
     by the convolution as it writes its result. dtype: what the network is to compute in (that of autocast, if on).
+    gradients: the copy has to pass gradients to its input; the convolution that applies a GELU cannot, and is left out.
     The original keeps its mode, its weights and its gradients.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             _fold_batchnorm(module)
-            _fuse_gelu(module, dtype)
+            if not gradients:
+                _fuse_gelu(module, dtype)
     return network
 
 

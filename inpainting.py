@@ -1,0 +1,156 @@
+"""Completing images of which some pixels are known, with a trained DDPM and without training anything more.
+
+    [DPS]     Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", arXiv:2209.14687
+    [PiGDM]   Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR 2023
+    [RePaint] Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", arXiv:2201.09865
+
+`DDPM.complete_image` is the entrance, and says what the methods are. Here are their loops, and masks to try them with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+
+if TYPE_CHECKING:
+    from ddpm import DDPM
+
+LEAST_SLOPE = 0.05  # where an error hardly depends on x_t, no step takes it away: none longer than this allows
+METHODS = ("mean", "input", "repaint")
+JUMP_LENGTH, N_RESAMPLE = 10, 5  # of RePaint, by default
+MASKS = ("bottom", "top", "left", "right", "center", "random")
+
+
+def mask_named(name: str, height: int, width: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """A mask, float32 [1, 1, height, width], 1 where the image is known; `name` says which part is hidden.
+
+    'bottom', 'top', 'left', 'right': that half; 'center': the middle half of height and width; 'random': three quarters
+    of the pixels, drawn from `generator` (on the CPU). Any other name is a ValueError.
+    """
+    mask = torch.ones(1, 1, height, width)
+    half_y, half_x = height // 2, width // 2
+    if name == "bottom":
+        mask[..., half_y:, :] = 0
+    elif name == "top":
+        mask[..., :half_y, :] = 0
+    elif name == "left":
+        mask[..., :half_x] = 0
+    elif name == "right":
+        mask[..., half_x:] = 0
+    elif name == "center":
+        mask[..., height // 4 : height // 4 + half_y, width // 4 : width // 4 + half_x] = 0
+    elif name == "random":
+        mask = (torch.rand(mask.shape, generator=generator) < 0.25).float()
+    else:
+        raise ValueError(f"a mask is one of {', '.join(MASKS)}, not {name!r}")
+    return mask
+
+
+def checked(
+    y: torch.Tensor | None, ymask: torch.Tensor | None, size: tuple[int, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """y and ymask as float32 [N, *size] on the device, y zero where it is unknown. ValueError for what cannot be."""
+    if y is None or ymask is None:
+        raise ValueError("ymask without y" if y is None else "y needs a ymask that says which of its pixels are known")
+    if not y.is_floating_point() or tuple(y.shape[1:]) != size:
+        raise ValueError(f"y must be float [N, {', '.join(map(str, size))}], not {y.dtype} {list(y.shape)}")
+    y, ymask = y.to(device, torch.float32), ymask.to(device, torch.float32)
+    try:
+        ymask = ymask.expand_as(y)
+    except RuntimeError:
+        raise ValueError(f"ymask {list(ymask.shape)} does not broadcast to y {list(y.shape)}") from None
+    if not ((ymask == 0) | (ymask == 1)).all():
+        raise ValueError("ymask must be 1 where y is known and 0 elsewhere")
+    y = torch.where(ymask == 1, y, 0.0)  # not y * ymask: nan stands for "unknown" in some images
+    if not y.isfinite().all():
+        raise ValueError("y must be finite where it is known")
+    return y, ymask
+
+
+def by_gradient(
+    ddpm: DDPM,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    ymask: torch.Tensor,
+    scale: float,
+    through_network: bool,
+    condition: dict[str, Any],
+    generator: torch.Generator | None,
+    progress: Callable[[int], None] | None,
+) -> torch.Tensor:
+    """Reverse steps from x = x_T, each corrected by the gradient of the squared error on the known pixels."""
+    for t in range(ddpm.n_timesteps, 0, -1):
+        with torch.set_grad_enabled(through_network):
+            x.requires_grad_(through_network)
+            x0 = ddpm.predict_x0(x, t, ddpm.eps(x, t, **condition))
+        x0_hat = x0.detach().clamp(-1, 1)
+        error = ymask * (x0_hat - y)
+        gradient = error
+        if through_network:
+            # The clamp is left out of the derivative: where it acts its slope is 0, and a pixel that is predicted black
+            # beyond black could never be pulled to white.
+            gradient = step_that_fits(torch.autograd.grad(x0, x, error)[0], error)
+        # The mean of q(x_{t-1} | x_t, x_0) is k_t x_0 + ... x_t: moving x_0 by the gradient moves it by k_t gradient,
+        # and that is the correction of `DDPM.complete_image`.
+        x = x.detach()
+        mean, variance = ddpm.q_posterior(x0_hat - scale * gradient, x, t)
+        x = mean + variance.sqrt() * torch.randn(x.shape, device=x.device, generator=generator)  # variance 0 at t = 1
+        if progress is not None:
+            progress(t)
+    return x
+
+
+def step_that_fits(gradient: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """The gradient J^T error (J = d x0_hat / d x_t), divided for each image by its slope.
+
+    The slope s = <error, J^T error> / <error, error> makes the known pixels move by their error on average, as they do
+    with 'mean', and the hidden ones in proportion. In [PiGDM] s is a function of t alone, right for data of variance 1;
+    measured it is right for any: completions of Gaussian data then have the exact conditional mean (see the tests).
+    """
+    dims = tuple(range(1, error.ndim))
+    slope = (gradient * error).sum(dims, keepdim=True) / (error * error).sum(dims, keepdim=True).clamp(min=1e-12)
+    return gradient / slope.clamp(min=LEAST_SLOPE)
+
+
+def repaint(
+    ddpm: DDPM,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    ymask: torch.Tensor,
+    times: list[int],
+    condition: dict[str, Any],
+    generator: torch.Generator | None,
+    progress: Callable[[int], None] | None,
+) -> torch.Tensor:
+    """[RePaint] Algorithm 1 along `times`: a step down is a reverse step, a step up adds noise again."""
+    for t, t_next in zip(times, times[1:]):
+        noise = torch.randn(x.shape, device=x.device, generator=generator)
+        if t_next < t:
+            hidden = ddpm.p_sample(x, t, clip_x0=True, variance="posterior", generator=generator, **condition)
+            x = torch.where(ymask == 1, ddpm.q_sample(y, t - 1, noise), hidden)  # at t = 1 that is y itself
+        else:
+            kept = ddpm.alpha_bar_t[t_next] / ddpm.alpha_bar_t[t]
+            x = kept.sqrt() * x + (1 - kept).sqrt() * noise  # q(x_{t_next} | x_t)
+        if progress is not None:
+            progress(t)
+    return x
+
+
+def repaint_times(n_timesteps: int, jump_length: int, n_resample: int) -> list[int]:
+    """The times that RePaint visits, from T to 0: at 1, 1 + jump_length, 1 + 2 jump_length, ... it goes back up by
+    jump_length, so that each stretch between is walked down n_resample times ([RePaint] section 4.2).
+    """
+    for name, value in (("jump_length", jump_length), ("n_resample", n_resample)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+    times, t = [n_timesteps], n_timesteps
+    left = {start: n_resample - 1 for start in range(1, n_timesteps, jump_length)}
+    while t > 0:
+        t -= 1
+        times.append(t)
+        if left.get(t, 0) > 0:
+            left[t] -= 1
+            t = min(t + jump_length, n_timesteps)
+            times.append(t)
+    return times
