@@ -2,18 +2,22 @@
 
 `checkpoint.pt` continues a run; `model_epoch{E}.pt` holds the weights that made the pictures. Both carry the recipe
 (`Spec`) of the network and the schedule, so that a program needs nothing but the file. They contain tensors and plain
-Python values only and are read with `weights_only=True`, so that no file can run code.
+Python values only. Files come from strangers too: what is not laid out as this suite writes it is refused before torch
+sees it, and the rest is read with `weights_only=True`, so that no file can run code or fill the memory.
 """
 
 from __future__ import annotations
 
+import pickletools
+import zipfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import IO, Any, Dict
 
 import torch
 import torch.nn as nn
 
 from cli import CallError, RunError
+from datasets import SOURCES
 from ddpm import DDPM
 from networks.Conditional_UNet import UNet
 from utils import atomic_write
@@ -23,6 +27,12 @@ NETWORKS = {"conditional_unet": UNet}
 
 # {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
 Spec = Dict[str, Any]
+
+MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
+# All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
+# through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
+STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
+NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
 
 # Arguments that may differ between a run and its continuation: none of them changes what training computes.
 FREE = set("n_epochs log_dir data_dir n_workers g_weight n_samples resume save_every device compile".split())
@@ -52,19 +62,58 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RunError(f"there is no file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path} is damaged, or no checkpoint of this suite ({reason[:120]})") from None
+    with open(path, "rb") as file:
+        try:
+            _check_archive(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
+            raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
     missing = [key for key in needed if key not in content]
     if missing:
         raise RunError(f"{path} is another kind of file of this suite: it holds no {missing[0]!r}")
     return content
+
+
+def load_model(
+    path: Path, device: torch.device, amp_dtype: torch.dtype | None = None, raw: bool = False
+) -> tuple[DDPM, dict[str, Any]]:
+    """The DDPM of a model_epoch{E}.pt or checkpoint.pt on `device`, and what else the file holds.
+
+    Of a checkpoint it has the moving average of the weights, or with `raw` the weights themselves. amp_dtype: see DDPM.
+    content["class_names"] are as many strings as the network has classes, content["arguments"] is a dict.
+
+    RunError in one line if the file is missing, damaged, foreign or hostile; CallError if it has no raw weights.
+    """
+    content = load(path, "spec", "model", "arguments", "class_names", "epoch")
+    if raw and "average" not in content:
+        raise CallError(f"{path} holds only averaged weights; --raw needs a checkpoint.pt")
+    weights = content["model"] if raw else content.get("average", content["model"])
+    try:
+        network = _check_spec(content["spec"])
+        _check_weights(weights, network, path.stat().st_size)
+        n_classes, names = getattr(network, "n_classes", None) or 0, content["class_names"]
+        if type(names) is not list or len(names) != n_classes or not all(_is_plain(name, str) for name in names):
+            raise ValueError(f"its class_names are no list of {n_classes} short strings")
+        if type(content["arguments"]) is not dict:
+            raise ValueError("its arguments are no dict")
+    except Exception as error:  # as above: constructors raise anything when they are fed anything
+        raise RunError(f"{path} holds no model of this suite ({_reason(error)})") from None
+    ddpm = build(content["spec"], device, amp_dtype)
+    load_weights(ddpm.nn_model, weights, path)
+    return ddpm, content
+
+
+def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int]]:
+    """The data set that a model (of `load_model`) was trained on: its name and the shape, for `datasets.load`."""
+    channels, height, _ = ddpm.nn_model.size
+    shape = {"n_classes": len(content["class_names"]), "im_height": height, "im_channels": channels}
+    name = content["arguments"].get("dataset")
+    if name not in SOURCES:
+        raise CallError(f"the model was trained on {name!r}, which is no data set of this suite")
+    return name, {key: value for key, value in shape.items() if value}
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -81,3 +130,74 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str],
     lines = {name: f"--{name} was {before.get(name)}, is {now[name]}" for name in names}
     forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
     return forbidden, [line for name, line in lines.items() if name in ADJUSTABLE]
+
+
+# ------------------------------------------------------------------------------------------------ distrust
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _check_archive(file: IO[bytes]) -> None:
+    """Raise unless the file is laid out as torch.save lays it out, whole, and names nothing unknown."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its parts are compressed, which torch never does")
+        if sum(member.file_size for member in members) > file.seek(0, 2):  # parts that lie on top of each other
+            raise ValueError("its parts are larger than the file")
+        pickles = [member for member in members if member.filename.lower().endswith(".pkl")]
+        if len(pickles) != 1:
+            raise ValueError("it is not one torch.save")
+        if archive.testzip() is not None:
+            raise ValueError("a checksum is wrong")
+        for operation, argument, _ in pickletools.genops(archive.read(pickles[0])):
+            # Whatever looks up a name: GLOBAL, and those that torch does not use (STACK_GLOBAL, INST, EXT1 ...).
+            looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
+            if looks_up and argument not in NAMES:
+                raise ValueError(f"it names {argument!r}")
+
+
+def _is_plain(value: Any, *kinds: type) -> bool:
+    """Is this a value of these types that can be computed with and printed without harm?"""
+    if type(value) not in kinds:
+        return False
+    return len(value) <= 100 if isinstance(value, str) else value is None or abs(value) < 2**63
+
+
+def _check_spec(spec: Any) -> nn.Module:
+    """The network of a recipe, without memory for its weights (on the meta device). Raises if the recipe is impossible."""
+    if type(spec) is not dict or not _is_plain(spec.get("network"), str) or spec["network"] not in NETWORKS:
+        raise ValueError("its spec names no network of this suite")
+    for part in ("network_arguments", "ddpm"):
+        arguments = spec.get(part)
+        if type(arguments) is not dict:
+            raise ValueError(f"its spec has no {part}")
+        if not all(_is_plain(k, str) and _is_plain(v, int, float, bool, str, type(None)) for k, v in arguments.items()):
+            raise ValueError(f"its {part} are no plain values")
+    n_timesteps = spec["ddpm"].get("n_timesteps", 1)
+    if type(n_timesteps) is int and n_timesteps > MOST_TIMESTEPS:
+        raise ValueError(f"n_timesteps = {n_timesteps:,} is more than {MOST_TIMESTEPS:,}")
+    DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
+    with torch.device("meta"):
+        return NETWORKS[spec["network"]](**spec["network_arguments"])
+
+
+def _check_weights(weights: Any, network: nn.Module, n_bytes: int) -> None:
+    """Raise unless `weights` are those of `network`, finite, and together no more than the n_bytes of their file."""
+    expected = network.state_dict()
+    if not isinstance(weights, dict) or weights.keys() != expected.keys():
+        raise ValueError("its weights have other names than those of its network")
+    for name, like in expected.items():
+        weight = weights[name]
+        if not isinstance(weight, torch.Tensor):
+            raise ValueError(f"{name} is no tensor")
+        if weight.shape != like.shape or weight.dtype != like.dtype:
+            raise ValueError(f"{name} is {weight.dtype} {list(weight.shape)}, not {like.dtype} {list(like.shape)}")
+    # A tensor can claim any shape for a single number, repeated.
+    if sum(weight.numel() * weight.element_size() for weight in weights.values()) > n_bytes:
+        raise ValueError("its weights are larger than the file")
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")

@@ -11,8 +11,10 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 
 from datasets import DataError
+from utils import format_duration
 
 
 class RunError(RuntimeError):
@@ -202,12 +205,12 @@ def environment(device: torch.device) -> dict[str, Any]:
             "imageio": imageio.__version__,
         },
         "device": device_name(device),
-        "commit": _commit(),
+        "commit": commit(),
         "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Short hash of the checkout that this file stands in, with '+' if it has changes; None outside of git."""
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
@@ -217,6 +220,38 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
+
+
+class Progress:
+    """How far a long job is, how fast it goes and how long it still takes: a live line on a terminal, and elsewhere,
+    where lines stay, a plain one every 30 seconds. `total` and `done` count `unit`s.
+    """
+
+    def __init__(self, total: int, unit: str = "images", done: float = 0):
+        self.total, self.unit, self.done, self.first = total, unit, done, done
+        self.live = sys.stdout.isatty()
+        self.began = self.told = time.monotonic()
+
+    def advance(self, amount: float) -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self.told < (0.2 if self.live else 30):
+            return
+        self.told = now
+        speed = (self.done - self.first) / (now - self.began)
+        left = format_duration((self.total - self.done) / speed)
+        line = f"{self.done:,.0f} of {self.total:,} {self.unit}, {speed:.3g} {self.unit}/s, {left} left"
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
+            line = f"\r{line[:width]:<{width}}\r"
+        print(line, end="" if self.live else "\n", flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:  # wipe the live line
+            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ how a script ends

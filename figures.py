@@ -1,4 +1,4 @@
-"""The pictures of a class-conditional run: what the model draws, beside real images, and how it comes out of noise."""
+"""The figures that show what a model has learnt: what it draws, and what else it can be asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 
 from datasets import ImageSet, to_float
 from ddpm import DDPM
-from utils import plot_animation, plot_image
+from inpainting import mask_named
+from utils import plot_animation, plot_groups, plot_image
+
+HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
+METHOD = "repaint"  # the one whose completions look best (see README.md)
+MIXTURES = [(3, 8), (4, 9)]  # classes between which there is something to see, at least among digits
 
 
 def draw_samples(
@@ -21,23 +26,50 @@ def draw_samples(
     g_weights: Sequence[float],
     n_samples: int,
     seed: int,
-    progress: Callable[[float, int], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
 ) -> None:
     """A grid and a GIF for each guidance weight, n_samples of each class, real images of the same classes below.
 
     The noise is that of `seed` for every weight and epoch: differences between pictures are differences of models.
-    progress: called with (guidance weight, t) after each reverse step.
+    progress: called with (what is drawn, t) after each reverse step.
     """
     names = list(real_set.class_names)
     real = real_rows(real_set, n_samples)
     for w in g_weights:
         generator = torch.Generator(ddpm.device).manual_seed(seed)
-        report = (lambda t, w=w: progress(w, t)) if progress else None
+        report = (lambda t, w=w: progress(f"guidance weight {w:g}", t)) if progress else None
         y_0, y_steps = ddpm.sample(n_samples, None, len(names), w, generator=generator, progress=report)
         tail = f"_epoch{epoch}_guidance_weight{w:g}"
         title = f"epoch {epoch}, guidance weight {w:g}"
         plot_image(log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, title)
         plot_animation(log_dir / f"animation{tail}.gif", y_steps, ddpm.recorded_times(), len(names), names)
+
+
+def draw_applications(
+    log_dir: Path,
+    ddpm: DDPM,
+    real_set: ImageSet,
+    epoch: int,
+    seed: int,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """What else a trained model can be asked for: inpainting.png and, with two classes or more, mixture.png.
+
+    seed, progress: see `draw_samples`.
+    """
+    report = lambda what: (lambda t: progress(what, t)) if progress else None  # noqa: E731
+    images = to_float(real_set.images[: len(HIDDEN)]).cpu()
+    hidden = HIDDEN[: len(images)]
+    masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
+    inpainting_figure(log_dir / "inpainting.png", ddpm, images, masks, [f"{name} hidden" for name in hidden],
+                      method=METHOD, seed=seed, title=f"epoch {epoch}, half images completed (method {METHOD}, no class)",
+                      progress=report("completions"))  # fmt: skip
+    names = list(real_set.class_names)
+    mixtures = [pair for pair in MIXTURES if max(pair) < len(names)] or [(0, 1)]
+    if len(names) > 1:
+        weights = [{k: 1 / len(mixture) for k in mixture} for mixture in mixtures]
+        mixture_figure(log_dir / "mixture.png", ddpm, names, weights, 4, 1.0, seed,
+                       f"epoch {epoch}, mixtures of classes, guidance weight 1", report("mixtures"))  # fmt: skip
 
 
 def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
@@ -50,3 +82,92 @@ def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
         index = (images.labels == k).nonzero().flatten()[:n_rows].to(images.images.device)
         rows[: len(index), k] = to_float(images.images[index]).cpu()
     return rows.flatten(0, 1)
+
+
+def mixture_figure(
+    path: Path,
+    ddpm: DDPM,
+    class_names: Sequence[str],
+    mixtures: Sequence[dict[int, float]],
+    n_samples: int,
+    g_weight: float,
+    seed: int,
+    title: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write what lies between classes: for each mixture its classes alone, and the two ways of mixing them.
+
+    mixtures: {class index: weight}. "vector" is DDPM.sample(mixture='vector'), "scores" mixture='scores'. A row has
+    the same noise in all columns, from the start to the last step, so that columns differ by their condition alone.
+    progress: called with t after each reverse step of each column.
+    """
+
+    def column(c: torch.Tensor, mixture: str = "vector") -> torch.Tensor:
+        generator = torch.Generator(ddpm.device).manual_seed(seed)
+        y, _ = ddpm.sample(n_samples, None, len(class_names), g_weight, c[None], generator=generator, mixture=mixture,
+                           record=False, progress=progress)  # fmt: skip
+        return y.cpu()
+
+    one_class = torch.eye(len(class_names))
+    groups, heads = [], []
+    for weights in mixtures:
+        c = sum(weight * one_class[k] for k, weight in weights.items())
+        columns = [column(one_class[k]) for k in weights]
+        blank = [torch.full_like(columns[0], math.nan)] * (max(map(len, mixtures)) - len(weights))
+        columns += blank + [column(c), column(c, "scores")]
+        groups.append((mixture_name(weights, class_names), torch.stack(columns, dim=1).flatten(0, 1)))
+        heads.append([class_names[k] for k in weights] + [""] * len(blank) + ["vector", "scores"])
+    plot_groups(path, groups, heads, title)
+
+
+def inpainting_figure(
+    path: Path,
+    ddpm: DDPM,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    heads: Sequence[str],
+    n_samples: int = 5,
+    method: str = "mean",
+    scale: float = 1.0,
+    c: torch.Tensor | None = None,
+    g_weight: float = 0.0,
+    seed: int = 0,
+    title: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write images, what is left of them under their masks (hidden pixels mid-grey), and n_samples completions of each.
+
+    images: float [N, C, H, W] in [-1, 1]. masks: float [N, 1, H, W], 1 where the image is known. heads: one per image.
+    method, scale, c, g_weight, progress: see DDPM.complete_image.
+    """
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    completed = ddpm.complete_image(images, masks, scale, method, c, g_weight, n_samples, generator=generator,
+                                    progress=progress).cpu()  # fmt: skip
+    groups = [("original", images), ("visible", images * masks), ("completed", completed)]
+    plot_groups(path, groups, heads, title)
+
+
+def sweep_figure(
+    path: Path,
+    ddpm: DDPM,
+    class_names: Sequence[str],
+    classes: Sequence[int],
+    g_weights: Sequence[float],
+    seed: int,
+    title: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write a row of one sample of each class for every guidance weight, all rows from the same noise."""
+    groups = []
+    for w in g_weights:
+        generator = torch.Generator(ddpm.device).manual_seed(seed)
+        y, _ = ddpm.sample(1, None, len(class_names), w, list(classes), generator=generator, record=False,
+                           progress=progress)  # fmt: skip
+        groups.append((f"w = {w:g}", y.cpu()))
+    plot_groups(path, groups, [class_names[k] for k in classes], title)
+
+
+def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
+    """{3: 0.5, 8: 0.5} as '3 + 8', other weights as '3*0.7 + 8*0.3'."""
+    equal = all(math.isclose(weight, 1 / len(weights)) for weight in weights.values())
+    return " + ".join(class_names[k] if equal else f"{class_names[k]}*{weight:g}" for k, weight in weights.items())

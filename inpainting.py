@@ -129,11 +129,11 @@ def repaint(
         if t_next < t:
             hidden = ddpm.p_sample(x, t, clip_x0=True, variance="posterior", generator=generator, **condition)
             x = torch.where(ymask == 1, ddpm.q_sample(y, t - 1, noise), hidden)  # at t = 1 that is y itself
+            if progress is not None:
+                progress(t)
         else:
             kept = ddpm.alpha_bar_t[t_next] / ddpm.alpha_bar_t[t]
             x = kept.sqrt() * x + (1 - kept).sqrt() * noise  # q(x_{t_next} | x_t)
-        if progress is not None:
-            progress(t)
     return x
 
 

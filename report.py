@@ -27,6 +27,8 @@ from utils import atomic_write, format_duration
 GRID = re.compile(r"generated_images_epoch(\d+)_guidance_weight(-?\d[\d.e+-]*)\.png")
 ANIMATION = re.compile(r"animation_epoch(\d+)_guidance_weight(-?\d[\d.e+-]*)\.gif")
 N_LAST_EPOCHS = 10
+# What of a measurement, beside its results, stands in the table.
+MEASURED_ON = ("weights", "samples_per_weight", "completions", "sampler", "judge_accuracy_on_real_test_images")
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #5c646d; --line: #dfe3e8; --tint: #f6f7f9; --accent: #1f5fa8; }
@@ -294,27 +296,36 @@ def _last_epochs(rows: list[dict[str, str]]) -> str:
 
 
 def _measured(log_dir: Path, notes: list[str]) -> str:
-    """What evaluate.py wrote into metrics.json: a row per model and guidance weight."""
+    """What evaluate.py wrote into metrics.json: a table for each kind of measurement, a row for each result."""
     path = log_dir / "metrics.json"
     if not path.exists():
         return ""
-    names = ("model", "weights", "guidance weight", "judge accuracy", "samples", "judge on real images", "sampler")
-    lines = []
+    tables: dict[tuple[str, ...], list[str]] = {}
     try:
         for run in json.loads(path.read_text(encoding="utf-8")):
+            about = {key: run[key] for key in MEASURED_ON if key in run}
             for result in run["results"]:
-                lines.append((
-                    run["model"], run["weights"], f"{result['guidance_weight']:g}", f"{result['judge_accuracy']:.1%}",
-                    run["samples_per_weight"], f"{run['judge_accuracy_on_real_test_images']:.2%}", run["sampler"],
-                ))  # fmt: skip
+                row = {"model": run["model"], **result, **about}
+                cells = (f"<td>{escape(_measure(key, value))}</td>" for key, value in row.items())
+                tables.setdefault(tuple(row), []).append(f"<tr>{''.join(cells)}</tr>")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         notes.append("metrics.json is damaged and was left out.")
         return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    rows = ("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in line) + "</tr>" for line in lines)
-    table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    about = "Share of samples in which a classifier trained on the real training images sees the class asked for."
-    return f'<p class="soft">{about}</p>' + _scroll(table, "measured quality")
+    page = (
+        "Judge: a classifier trained on the real training images. Accuracies and shares are of the images it was shown."
+    )
+    page = f'<p class="soft">{page}</p>'
+    for names, rows in tables.items():
+        head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
+        table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        page += _scroll(table, "measured quality")
+    return page
+
+
+def _measure(key: str, value: Any) -> str:
+    if isinstance(value, float) and ("accuracy" in key or key == "true_class"):
+        return f"{value:.2%}" if "real" in key else f"{value:.1%}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _how(log_dir: Path, config: dict) -> str:

@@ -21,7 +21,7 @@ import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
 from datasets import ImageSet
 from ddpm import DDPM
-from figures import draw_samples
+from figures import draw_applications, draw_samples
 from log_folder import LogFolder
 from report import write_report
 from signals import Stop
@@ -325,7 +325,7 @@ class Trainer:
         return epoch > 0 and (epoch % self.args.save_every == 0 or epoch == self.args.n_epochs)
 
     def make_pictures(self, epoch: int) -> None:
-        """Grids, GIFs, loss curve, report and, once they stand, the model that made them."""
+        """Grids, GIFs, loss curve, report and, once they stand, the model that made them; at the end its applications."""
         args, seed = self.args, seed_for(self.args.seed, PICTURES)
         draw_samples(
             *(self.log_dir, self.averaged, self.val_set, epoch, args.g_weight, args.n_samples, seed),
@@ -341,6 +341,8 @@ class Trainer:
                 "epoch": epoch,
             },
         )
+        if epoch == args.n_epochs:
+            draw_applications(self.log_dir, self.averaged, self.val_set, epoch, seed, self.sampling_progress)
         self.make_report()
 
     def make_report(self) -> None:
@@ -386,11 +388,11 @@ class Trainer:
         self.ddpm.nn_model.load_state_dict(before)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def sampling_progress(self, w: float, t: int) -> None:
+    def sampling_progress(self, what: str, t: int) -> None:
         if self.stop.number:
             self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
         if t % 10 == 0:
-            self.progress(f"pictures, guidance weight {w:g}: t = {t}")
+            self.progress(f"pictures, {what}: t = {t}")
 
     def time_left(self) -> str:
         done = self.step - self.first_step

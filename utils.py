@@ -234,20 +234,51 @@ def plot_image(
 
     Raises ValueError when shapes and columns do not fit each other.
     """
-    groups = [_to_array(generated, 4, "generated")]
-    if real is not None:
-        groups.append(_to_array(real, 4, "real"))
-        shapes = [list(group.shape[1:]) for group in groups]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"generated images {shapes[0]} and real images {shapes[1]} differ in size")
-    n_columns = _columns(n_columns, class_names, len(groups[0]))
-    height, width = groups[0].shape[2:]
+    if real is None:
+        plot_groups(path, [("", generated)], class_names, title, n_columns)
+    else:
+        plot_groups(path, list(zip(labels, (generated, real))), class_names, title, n_columns)
+
+
+def plot_groups(
+    path: str | os.PathLike,
+    groups: Sequence[tuple[str, torch.Tensor | np.ndarray]],
+    heads: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    title: str | None = None,
+    n_columns: int | None = None,
+) -> None:
+    """Write groups of rows of images one above the other, each with its label to the left.
+
+    Args:
+        path: the PNG to write.
+        groups: (label, images) from top to bottom. The images are as in `plot_image`, of one size in all groups; an
+            empty label takes no room.
+        heads: what stands above the columns of the first group, or a list of such heads for each group.
+        title: one line above everything.
+        n_columns: by default one column per head, else as many as make the first group square.
+
+    Raises ValueError when shapes, heads and columns do not fit each other.
+    """
+    arrays = [_to_array(images, 4, label or "images") for label, images in groups]
+    shapes = [list(array.shape[1:]) for array in arrays]
+    for (label, _), shape in zip(groups, shapes):
+        if shape != shapes[0]:
+            raise ValueError(f"{groups[0][0]} images {shapes[0]} and {label} images {shape} differ in size")
+    if not heads or isinstance(heads[0], str):
+        heads = [heads or ()] + [()] * (len(groups) - 1)
+    if len(heads) != len(groups):
+        raise ValueError(f"{len(heads)} lists of heads do not fit {len(groups)} groups")
+    n_columns = _columns(n_columns, heads[0], len(arrays[0]))
+    for names in heads:
+        _columns(n_columns, names, 1)  # raises if they do not fit
+    height, width = shapes[0][1:]
 
     # Every image pixel becomes `scale` x `scale` pixels: a page at most about 900 wide, cells of about 24 to 200 pixels.
     scale = max(1, math.ceil(24 / min(height, width)), min(200 // max(height, width), 840 // (n_columns * width)))
     gap, margin, size = 3, 14, 14
-    tiles = [_tile(group, n_columns, scale, gap) for group in groups]
-    left = margin if real is None else margin + max(_text_width(label, size) for label in labels) + 12
+    tiles = [_tile(array, n_columns, scale, gap) for array in arrays]
+    label_width = max(_text_width(label, size) if label else 0 for label, _ in groups)
+    left = margin + label_width + 12 if label_width else margin
     page_width = left + tiles[0].shape[1] + margin
     texts, top = [], margin
     if title:
@@ -255,15 +286,17 @@ def plot_image(
         texts.append({"x": left, "y": margin, "s": title, "va": "top", **style})
         page_width = max(page_width, left + _text_width(title, size + 2, "bold") + margin)
         top += size + 14
-    heads, top = _column_heads(class_names, width * scale, gap, left, top, range(size, 9, -1))
-    texts += heads
-    offsets = [top, top + len(tiles[0]) + 14][: len(tiles)]
-    if real is not None:
-        for label, tile, y in zip(labels, tiles, offsets):
-            middle = y + len(tile) / 2
+    tops = []
+    for (label, _), names, tile in zip(groups, heads, tiles):
+        head_texts, top = _column_heads(names, width * scale, gap, left, top, range(size, 9, -1))
+        texts += head_texts
+        if label:
+            middle = top + len(tile) / 2
             texts.append({"x": left - 12, "y": middle, "s": label, "ha": "right", "va": "center", "fontsize": size})
-    page = _draw_texts(offsets[-1] + len(tiles[-1]) + margin, page_width, texts)
-    for tile, y in zip(tiles, offsets):
+        tops.append(top)
+        top += len(tile) + 14
+    page = _draw_texts(tops[-1] + len(tiles[-1]) + margin, page_width, texts)
+    for tile, y in zip(tiles, tops):
         page[y : y + tile.shape[0], left : left + tile.shape[1]] = tile
     if (page == page[..., :1]).all():  # no colour: a third of the file
         page = page[..., 0]

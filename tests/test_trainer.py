@@ -77,6 +77,7 @@ def test_log_folder_is_complete(whole_run):
         for w in (0, 1)
     }
     files = {"config.json", "metrics.csv", "train.log", "loss.png", "report.html", "checkpoint.pt"}
+    files |= {"inpainting.png", "mixture.png"}
     assert {file.name for file in whole_run.iterdir()} == files | pictures | {"model_epoch2.pt", "model_epoch3.pt"}
 
 

@@ -20,6 +20,7 @@ from utils import (
     format_duration,
     min_max_scale,
     plot_animation,
+    plot_groups,
     plot_image,
     plot_loss,
     write_csv,
@@ -275,6 +276,55 @@ def test_any_shape_of_grid(tmp_path, n_columns, n, size):
 def test_wrong_calls_are_named(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         plot_image(tmp_path / "a.png", **{"generated": np.zeros((4, 1, 8, 8)), **settings})
+    assert os.listdir(tmp_path) == []
+
+
+def test_groups_stand_one_above_the_other_each_with_its_label_and_heads(tmp_path):
+    groups = [("first", flat_images(4, low=0)), ("", flat_images(2, low=100)), ("third $x$", flat_images(3, low=150))]
+    boxes = {}
+    for key, heads in (("one", ["a", "b"]), ("each", [["a", "b"], [], ["c", ""]]), ("none", None)):
+        plot_groups(tmp_path / "a.png", groups, heads, "title", n_columns=2)
+        page = read_rgb(tmp_path / "a.png")
+        assert (page[[0, -1]] == 255).all() and (page[:, [0, -1]] == 255).all()  # nothing is cut off
+        boxes[key] = [[cell_at(page, image) for image in images] for _, images in groups]
+        for rows in boxes[key]:
+            assert [box[1] for box in rows] == ([rows[0][1], rows[1][1]] * 2)[: len(rows)]  # row by row, 2 columns
+            top, left, height, _ = rows[0]
+            labelled = (page[top : top + height, :left] < 128).any() or (
+                page[top + height :, :left][:height] < 128
+            ).any()
+            assert labelled == (rows is not boxes[key][1])
+        tops, bottoms = [rows[0][0] for rows in boxes[key]], [rows[-1][0] + rows[-1][2] for rows in boxes[key]]
+        assert tops[0] < bottoms[0] < tops[1] < bottoms[1] < tops[2]
+        between = [(page[bottom:top, boxes[key][0][0][1] :] < 128).any() for bottom, top in zip(bottoms, tops[1:])]
+        assert between == ([False, True] if key == "each" else [False, False])  # ink only where there are heads
+
+
+def test_an_image_grid_is_one_or_two_groups(tmp_path):
+    a, b = flat_images(4, low=0), flat_images(2, low=100)
+    for name, draw in (
+        ("one.png", lambda path: plot_image(path, a, None, ["x", "y"], "t")),
+        ("one_group.png", lambda path: plot_groups(path, [("", a)], ["x", "y"], "t")),
+        ("two.png", lambda path: plot_image(path, a, b, n_columns=4, labels=("k", "l"))),
+        ("two_groups.png", lambda path: plot_groups(path, [("k", a), ("l", b)], n_columns=4)),
+    ):
+        draw(tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "one_group.png").read_bytes()
+    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "two_groups.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "sizes, heads, message",
+    [
+        ([8, 9], None, "a images .1, 8, 8. and b images .1, 9, 9. differ in size"),
+        ([8, 8], [["x", "y"]], "1 lists of heads do not fit 2 groups"),
+        ([8, 8], [["x", "y"], ["x"]], "1 class names do not fit 2 columns"),
+    ],
+)
+def test_groups_that_do_not_fit_are_named(tmp_path, sizes, heads, message):
+    groups = [(label, np.zeros((4, 1, size, size))) for label, size in zip("ab", sizes)]
+    with pytest.raises(ValueError, match=message):
+        plot_groups(tmp_path / "a.png", groups, heads)
     assert os.listdir(tmp_path) == []
 
 

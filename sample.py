@@ -1,0 +1,328 @@
+"""Draw from a trained model: classes, mixtures of classes, completions of images, other guidance weights, many for FID.
+
+    python sample.py log/log_mnist/model_epoch20.pt                            # samples.png: a grid of all classes
+    python sample.py log/log_mnist/model_epoch20.pt --classes 3 8 --g_weight 3 --animate      # ... and samples.gif
+    python sample.py log/log_mnist/model_epoch20.pt --mix 3+8 "3*0.7+8*0.3"    # mixture.png
+    python sample.py log/log_mnist/model_epoch20.pt --guidance_sweep 0 0.5 1 2 3 5 8          # guidance_sweep.png
+    python sample.py log/log_mnist/model_epoch20.pt --inpaint                  # inpainting.png, of test images
+    python sample.py log/log_mnist/model_epoch20.pt --inpaint photo.jpg --mask mask.png --method repaint --classes 3
+    python sample.py log/log_mnist/model_epoch20.pt --npz 50000                # samples.npz, for tools that measure FID
+
+The model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is needed. Results go beside it, or to
+--out, under the next free name (samples.png, samples_2.png, ...), and samples.log there says which command made them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import torch
+
+import checkpoint
+import datasets
+import export
+import inpainting
+from cli import (
+    CallError,
+    Progress,
+    command_line,
+    commit,
+    device_name,
+    keep_large_buffers,
+    number,
+    pick_amp,
+    pick_device,
+    run_script,
+    whole,
+)
+from datasets import one_hot, to_float
+from ddpm import DDPM
+from figures import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
+from image_files import read_images, read_mask
+from report import write_report
+from utils import plot_animation, plot_image
+
+# Which options each mode has, with their defaults; None where leaving the option out means something by itself.
+MODES = {
+    "grid": {"classes": None, "n_samples": 4, "g_weight": 1.0, "animate": False},
+    "mix": {"n_samples": 4, "g_weight": 1.0},
+    "guidance_sweep": {"classes": None},
+    "inpaint": {
+        **{"classes": None, "n_samples": 5, "g_weight": 1.0},
+        **{"mask": None, "method": "mean", "scale": 1.0, "data_dir": Path("./data")},
+    },
+    "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
+}
+
+# ------------------------------------------------------------------------------------------------ what the call means
+
+
+def class_index(word: str, class_names: Sequence[str]) -> int:
+    """The class that a name, or else an index, stands for. CallError if there is none."""
+    if word in class_names:
+        return list(class_names).index(word)
+    if word.isdecimal() and int(word) < len(class_names):
+        return int(word)
+    raise CallError(f"there is no class {word!r}; the model's classes are {', '.join(class_names)}")
+
+
+def parse_mixture(text: str, class_names: Sequence[str]) -> dict[int, float]:
+    """'3+8' or '3*0.7+8*0.3' as {class index: weight}; without weights they are equal and add up to 1."""
+    words = [word.partition("*") for word in text.split("+")]
+    classes = [class_index(name.strip(), class_names) for name, _, _ in words]
+    if len(words) < 2 or len(set(classes)) < len(classes):
+        raise CallError(f"--mix {text}: a mixture is of two or more different classes, such as 3+8")
+    if not any(star for _, star, _ in words):
+        return {k: 1 / len(classes) for k in classes}
+    try:
+        weights = [float(weight) for _, _, weight in words]
+    except ValueError:
+        weights = [math.nan]
+    if not all(map(math.isfinite, weights)):
+        raise CallError(f"--mix {text}: give each class a finite weight, such as 3*0.7+8*0.3, or none a weight")
+    return dict(zip(classes, weights))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line. `mode` is a key of MODES; options that were left out have the defaults of that mode."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", type=Path, help="a model_epoch*.pt or checkpoint.pt of this suite")
+    add("--classes", nargs="+", metavar="K", help="names or indices of classes (all); with --inpaint: the class of all "
+        "images, or one for each (no class)")  # fmt: skip
+    add("--n_samples", type=whole(1), help="samples of each class or mixture (4), completions of each image (5)")
+    add("--g_weight", type=number(-1, 1e6), metavar="W", help="guidance weight w (1)")
+    add(
+        "--animate", action="store_true", default=None, help="also write the reverse process of the grid as samples.gif"
+    )
+    add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
+    add("--method", choices=inpainting.METHODS, help="how --inpaint completes images (mean)")
+    add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
+    add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
+    add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
+    add("--out", type=Path, metavar="FOLDER", help="where the results go (the folder of the model)")
+    add("--data_dir", type=Path, help="folder of the data sets, for --inpaint without images (./data)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--mix", nargs="+", metavar="A+B", help="mixtures of classes, such as 3+8 or 3*0.7+8*0.3")
+    add("--guidance_sweep", type=number(-1, 1e6), nargs="+", metavar="W", help="the same noise for each of these w")
+    add("--inpaint", nargs="*", type=Path, metavar="IMAGE", help="complete these images (without any: test images)")
+    add("--npz", type=whole(1), metavar="N", help="N images as samples.npz; goes on after any interruption")
+    args = parser.parse_args()
+
+    args.mode = next((mode for mode in MODES if getattr(args, mode, None) is not None), "grid")
+    useless = {
+        "scale": args.method == "repaint",
+        "g_weight": args.mode == "inpaint" and not args.classes,
+        "data_dir": bool(args.inpaint),
+    }
+    for name in sorted({name for options in MODES.values() for name in options}):
+        if getattr(args, name) is None:
+            setattr(args, name, MODES[args.mode].get(name))
+        elif name not in MODES[args.mode] or useless.get(name):
+            mode = "a plain grid" if args.mode == "grid" else f"--{args.mode}"
+            raise CallError(f"--{name} has no effect on {mode} in this call: leave it out")
+    args.out = args.out or args.model.parent
+    return args
+
+
+def chosen(words: Sequence[str] | None, class_names: Sequence[str]) -> list[int]:
+    """The classes of --classes: all of them if it was left out, none if the model has none."""
+    if words and not class_names:
+        raise CallError("--classes: the model has no classes")
+    return [class_index(word, class_names) for word in words] if words else list(range(len(class_names)))
+
+
+# ------------------------------------------------------------------------------------------------ modes
+
+
+def draw_grid(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
+    classes = chosen(args.classes, names)
+    n_columns = len(classes) or args.n_samples  # a square of samples without class
+    generator = torch.Generator(ddpm.device).manual_seed(args.seed)
+    suffixes = (".png", ".gif") if args.animate else (".png",)
+    n_images = args.n_samples * n_columns
+    with free_names(args.out, "samples", suffixes, beside=".gif") as paths:
+        with Progress(n_images) as progress:
+            y, steps = ddpm.sample(
+                args.n_samples if classes else n_images,
+                n_classes=len(names),
+                g_weight=args.g_weight,
+                classes=classes or None,
+                generator=generator,
+                record=args.animate,
+                progress=lambda t: progress.advance(n_images / ddpm.n_timesteps),
+            )
+        heads = [names[k] for k in classes] or None
+        plot_image(paths[0], y, None, heads, title(args, weight=True), n_columns)
+        if args.animate:
+            plot_animation(paths[1], steps, ddpm.recorded_times(), n_columns, heads)
+    return paths
+
+
+def draw_mixtures(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
+    if not names:
+        raise CallError("--mix: the model has no classes")
+    mixtures = [parse_mixture(text, names) for text in args.mix]
+    n_columns = sum(len(weights) + 2 for weights in mixtures)
+    with free_names(args.out, "mixture") as paths, Progress(args.n_samples * n_columns) as progress:
+        advance = lambda t: progress.advance(args.n_samples / ddpm.n_timesteps)  # noqa: E731
+        mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed,
+                       title(args, weight=True), advance)  # fmt: skip
+    return paths
+
+
+def draw_sweep(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
+    if not names:
+        raise CallError("--guidance_sweep: the model has no classes")
+    classes = chosen(args.classes, names)
+    with free_names(args.out, "guidance_sweep") as paths:
+        with Progress(len(classes) * len(args.guidance_sweep)) as progress:
+            advance = lambda t: progress.advance(len(classes) / ddpm.n_timesteps)  # noqa: E731
+            sweep_figure(paths[0], ddpm, names, classes, args.guidance_sweep, args.seed, title(args), advance)
+    return paths
+
+
+def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
+    size = ddpm.nn_model.size
+    if args.inpaint:
+        images = read_images(args.inpaint, size)
+        hidden = [args.mask or "bottom"] * len(images)
+    else:
+        images = first_test_images(len(HIDDEN), args.data_dir, ddpm, content)
+        hidden = [args.mask] * len(images) if args.mask else HIDDEN[: len(images)]
+    masks = torch.cat(masks_of(hidden, *size[1:], args.seed))
+    heads = [f"{name} hidden" if name in inpainting.MASKS else Path(name).name for name in hidden]
+    c = None
+    if args.classes:
+        classes = chosen(args.classes, names)
+        classes = classes * len(images) if len(classes) == 1 else classes
+        if len(classes) != len(images):
+            raise CallError(
+                f"--classes: {len(classes)} classes do not fit {len(images)} images; give one, or one for each"
+            )
+        c = one_hot(torch.tensor(classes), len(names))
+        heads = [f"{head}, as {names[k]}" for head, k in zip(heads, classes)]
+    how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
+    n_steps = ddpm.n_timesteps
+    if args.method == "repaint":
+        times = inpainting.repaint_times(n_steps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE)
+        n_steps = sum(after < before for before, after in zip(times, times[1:]))
+    n_images = args.n_samples * len(images)
+    with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
+        advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
+        inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
+                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance)  # fmt: skip
+    return paths
+
+
+def masks_of(hidden: Sequence[str], height: int, width: int, seed: int) -> list[torch.Tensor]:
+    """For each word, a name in inpainting.MASKS or an image file, a mask [1, 1, height, width]."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = []
+    for word in hidden:
+        if word in inpainting.MASKS:
+            masks.append(inpainting.mask_named(word, height, width, generator))
+        elif Path(word).is_file():
+            masks.append(read_mask(Path(word), height, width))
+        else:
+            raise CallError(f"--mask {word} is neither a file nor one of {', '.join(inpainting.MASKS)}")
+    return masks
+
+
+def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any]) -> torch.Tensor:
+    """The first n test images of the data set that a model was trained on, float32 [n, C, H, W] in [-1, 1]."""
+    name, shape = checkpoint.data_of(ddpm, content)
+    try:
+        return to_float(datasets.load(name, data_dir, train=False, limit=n, **shape).images)
+    except ValueError as error:
+        raise CallError(str(error)) from None
+
+
+def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
+    classes = chosen(args.classes, names)
+    settings = {
+        "n_images": args.npz,
+        "batch_size": args.batch_size,
+        "classes": classes,
+        "g_weight": args.g_weight,
+        "seed": args.seed,
+        "weights": "raw" if args.raw else "average",
+        "model_sha256": export.sha256(args.model),
+        # On these depend the last bits of a sample.
+        "device": ddpm.device.type,
+        "precision": str(ddpm.amp_dtype or torch.float32),
+        "torch": torch.__version__,
+    }
+    folder = args.out / export.PARTS
+    files = export.draw_parts(folder, ddpm, settings)
+    with free_names(args.out, "samples", (".npz",)) as paths:
+        export.write_npz(paths[0], files, export.labels_of(args.npz, classes))
+    export.remove_parts(folder)
+    return paths
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+
+def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
+    """What stands above a picture: the model file, what decides the picture, the seed."""
+    more = (*more, *([f"guidance weight {args.g_weight:g}"] if weight else []), f"seed {args.seed}")
+    return ", ".join([args.model.name, *(["raw weights"] if args.raw else []), *more])
+
+
+@contextlib.contextmanager
+def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
+    """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
+
+    An empty file holds the first name until the block has written it, so that two processes never get the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        name = stem if n == 1 else f"{stem}_{n}"
+        paths = [folder / (name + suffix) for suffix in suffixes]
+        if any(path.exists() for path in [*paths, *([folder / (name + beside)] if beside else [])]):
+            continue
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            open(paths[0], "x").close()
+            break
+    try:
+        yield paths
+    finally:
+        if paths[0].exists() and not paths[0].stat().st_size:
+            paths[0].unlink()
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = pick_device(args.device)
+    keep_large_buffers()
+    ddpm, content = checkpoint.load_model(args.model, device, pick_amp("auto", device), args.raw)
+    size = ddpm.nn_model.size
+    if len(size) != 3 or size[0] not in (1, 3):
+        raise CallError(f"{args.model} draws no images of 1 or 3 channels, but {list(size)}")
+    draw = {
+        "grid": draw_grid,
+        "mix": draw_mixtures,
+        "guidance_sweep": draw_sweep,
+        "inpaint": draw_inpainting,
+        "npz": export_samples,
+    }[args.mode]
+    for path in draw(args, ddpm, content["class_names"], content):
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        with open(args.out / "samples.log", "a", encoding="utf-8") as log:
+            log.write(f"{now}  {path.name}  {command_line()}  {device_name(device)}  commit {commit()}\n")
+        print(path, flush=True)
+    if (args.out / "report.html").exists():
+        write_report(args.out)
+
+
+if __name__ == "__main__":
+    run_script(main)

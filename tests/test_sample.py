@@ -1,0 +1,529 @@
+"""sample.py: every mode runs for real, and what it wrote is compared with what the model gives when it is asked directly."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+
+import checkpoint
+import cli
+import export
+import figures
+import sample
+from cli import CallError, Progress, RunError, run_script
+from datasets import load, to_uint8
+from image_files import read_images, read_mask, read_picture
+from inpainting import mask_named
+from utils import plot_groups
+
+NAMES = [str(k) for k in range(10)]
+
+
+@pytest.fixture
+def model(whole_run):
+    return whole_run / "model_epoch3.pt"
+
+
+@pytest.fixture
+def ddpm(model):
+    return checkpoint.load_model(model, torch.device("cpu"))[0]
+
+
+@pytest.fixture
+def run(model, data_dir, tmp_path, monkeypatch):
+    """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
+
+    def run_sample(more="", file=model, out=tmp_path / "out"):
+        words = [str(file), "--device", "cpu", *(["--out", str(out)] if out else []), *more.split()]
+        monkeypatch.setattr(sys, "argv", ["sample.py", *words])
+        try:
+            run_script(sample.main)
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    return run_sample
+
+
+@pytest.fixture
+def page(tmp_path):
+    """page(groups, heads, title) is the picture that these make, to compare with."""
+
+    def draw(*arguments):
+        plot_groups(tmp_path / "expected.png", *arguments)
+        return imageio.imread(tmp_path / "expected.png")
+
+    return draw
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------------------------------------------- grid
+
+
+def test_grid_of_all_classes(run, ddpm, tmp_path, page, capsys):
+    assert run() == 0
+    y, _ = ddpm.sample(4, g_weight=1, generator=seeded())
+    title = "model_epoch3.pt, guidance weight 1, seed 0"
+    found = imageio.imread(tmp_path / "out" / "samples.png")
+    np.testing.assert_array_equal(found, page([("", y)], NAMES, title))
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'samples.png'}\n"
+
+
+def test_grid_of_some_classes_and_its_animation(run, ddpm, tmp_path, page):
+    assert run("--classes 8 3 --n_samples 2 --g_weight 0.5 --seed 7 --animate") == 0
+    y, steps = ddpm.sample(2, g_weight=0.5, classes=[8, 3], generator=seeded(7))
+    found = imageio.imread(tmp_path / "out" / "samples.png")
+    np.testing.assert_array_equal(found, page([("", y)], ["8", "3"], "model_epoch3.pt, guidance weight 0.5, seed 7"))
+    frames = imageio.mimread(tmp_path / "out" / "samples.gif")
+    assert len(frames) == len(ddpm.recorded_times()) == len(steps)
+    last = np.asarray(frames[-1])
+    last = last[..., 0] if last.ndim == 3 else last
+    expected = to_uint8(y[1, 0]).numpy().repeat(5, 0).repeat(5, 1)  # sample 0 of class 3, in the first row
+    rows = [r for r in range(len(last)) if (last[r] == 255).mean() < 0.9]  # where pictures or letters are
+    cells = [last[r : r + 140] for r in rows]
+    assert any(
+        cell.shape[0] == 140 and any((cell[:, x : x + 140] == expected).all() for x in range(last.shape[1] - 139))
+        for cell in cells
+    )
+
+
+def test_a_seed_is_a_picture(run, tmp_path):
+    for more in ("", "", "--seed 1"):
+        assert run(f"--classes 1 --n_samples 1 {more}") == 0
+    first, again, other = (imageio.imread(tmp_path / "out" / f"samples{n}.png") for n in ("", "_2", "_3"))
+    assert (first == again).all() and not (first[60:] == other[60:]).all()
+
+
+def test_nothing_is_overwritten_and_everything_is_logged(run, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(sample, "commit", lambda: "abc1234")
+    out.mkdir()
+    (out / "samples.gif").write_text("an older one")
+    assert run("--classes 1 --n_samples 1 --animate") == 0
+    assert run("--classes 1 --n_samples 1") == 0
+    assert run("--mix 1+2 --n_samples 1") == run("--mix 1+2 --n_samples 1") == 0
+    names = ["samples_2.png", "samples_2.gif", "samples_3.png", "mixture.png", "mixture_2.png"]
+    assert {path.name for path in out.iterdir()} == {"samples.gif", "samples.log", *names}
+    assert (out / "samples.gif").read_text() == "an older one"
+    lines = (out / "samples.log").read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == names
+    assert all("UTC" in line and "python sample.py" in line and "cpu (" in line and "abc1234" in line for line in lines)
+
+
+def test_a_run_that_fails_frees_its_name(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "plot_image", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert run("--classes 1 --n_samples 1") == 1
+    assert "No space left" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+def test_results_go_beside_the_model_and_into_the_report(run, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "log")
+    assert run("--classes 1 --n_samples 1", tmp_path / "log" / "model_epoch3.pt", out=None) == 0
+    assert "samples.png" in (tmp_path / "log" / "report.html").read_text()
+    assert run("--classes 1 --n_samples 1") == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_raw_weights(run, whole_run, tmp_path, page, capsys):
+    assert run("--raw") == 2 and "--raw needs a checkpoint.pt" in capsys.readouterr().err
+    assert run("--raw --classes 1 --n_samples 1", whole_run / "checkpoint.pt") == 0
+    ddpm, _ = checkpoint.load_model(whole_run / "checkpoint.pt", torch.device("cpu"), raw=True)
+    y, _ = ddpm.sample(1, g_weight=1, classes=[1], generator=seeded())
+    title = "checkpoint.pt, raw weights, guidance weight 1, seed 0"
+    found = imageio.imread(tmp_path / "out" / "samples.png")
+    np.testing.assert_array_equal(found, page([("", y)], ["1"], title))
+
+
+class Classless(nn.Module):
+    """A network that knows no classes."""
+
+    size, n_classes = (3, 8, 8), None
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x, t, c=None):
+        assert c is None
+        return self.conv(x)
+
+
+def test_a_model_without_classes(run, tmp_path, page, monkeypatch, capsys):
+    monkeypatch.setitem(checkpoint.NETWORKS, "classless", Classless)
+    spec = {"network": "classless", "network_arguments": {}, "ddpm": {"n_timesteps": 4}}
+    file = tmp_path / "model.pt"
+    more = {"arguments": {}, "class_names": [], "epoch": 1}
+    checkpoint.save(file, {"spec": spec, "model": Classless().state_dict(), **more})
+    assert run("--n_samples 3", file) == 0
+    ddpm, _ = checkpoint.load_model(file, torch.device("cpu"))
+    y, _ = ddpm.sample(9, n_classes=0, generator=seeded())
+    found = imageio.imread(tmp_path / "out" / "samples.png")
+    np.testing.assert_array_equal(found, page([("", y)], None, "model.pt, guidance weight 1, seed 0", 3))
+    assert run("--npz 5 --batch_size 2", file) == 0
+    with np.load(tmp_path / "out" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (5, 8, 8, 3) and arrays["arr_1"].tolist() == [-1] * 5
+        assert (arrays["arr_0"][..., 0] != arrays["arr_0"][..., 1]).any()  # colours stay
+    capsys.readouterr()
+    for wrong in ("--mix 1+2", "--guidance_sweep 1", "--classes 1"):
+        assert run(wrong, file) == 2 and "the model has no classes" in capsys.readouterr().err
+    assert run("--inpaint", file) == 2 and "no data set of this suite" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- mixtures
+
+
+def test_mixtures_differ_by_their_condition_alone(run, ddpm, tmp_path, page):
+    assert run("--mix 3+8 1*0.75+2*0.5+0*-0.25 --n_samples 2 --g_weight 2 --seed 5") == 0
+    one = torch.eye(10)
+
+    def column(c, mixture="vector"):
+        return ddpm.sample(2, g_weight=2.0, classes=c[None], generator=seeded(5), mixture=mixture)[0]
+
+    def rows(*columns):
+        return torch.stack(columns, dim=1).flatten(0, 1)
+
+    half, weighted = (one[3] + one[8]) / 2, 0.75 * one[1] + 0.5 * one[2] - 0.25 * one[0]
+    blank = torch.full((2, 1, 28, 28), math.nan)
+    first = rows(column(one[3]), column(one[8]), blank, column(half), column(half, "scores"))
+    second = rows(*map(column, one[[1, 2, 0]]), column(weighted), column(weighted, "scores"))
+    groups = [("3 + 8", first), ("1*0.75 + 2*0.5 + 0*-0.25", second)]
+    heads = [["3", "8", "", "vector", "scores"], ["1", "2", "0", "vector", "scores"]]
+    found = imageio.imread(tmp_path / "out" / "mixture.png")
+    np.testing.assert_array_equal(found, page(groups, heads, "model_epoch3.pt, guidance weight 2, seed 5"))
+    plain, _ = ddpm.sample(2, g_weight=2.0, classes=[8], generator=seeded(5))
+    assert torch.equal(first[1::5], plain)  # a class alone is a plain sample from the same noise
+
+
+def test_mixtures_are_named_by_index_or_name():
+    names = ["T-shirt", "dress", "1"]
+    assert sample.parse_mixture("T-shirt+dress", names) == {0: 0.5, 1: 0.5}
+    assert sample.parse_mixture("0+1", names) == {0: 0.5, 2: 0.5}  # a name comes before an index
+    assert sample.parse_mixture(" dress*2 + 0*-1e-1", names) == {1: 2.0, 0: -0.1}
+    assert figures.mixture_name({0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, names) == "T-shirt + dress + 1"
+    assert figures.mixture_name({0: 1.0, 1: 1.0}, names) == "T-shirt*1 + dress*1"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("3", "two or more"),
+        ("3+3", "two or more"),
+        ("3*0.5+3*0.5", "two or more"),
+        ("3+11", "no class '11'"),
+        ("3+cat", "no class 'cat'"),
+        ("3+-1", "no class '-1'"),
+        ("3+", "no class ''"),
+        ("3*nan+8*1", "finite weight"),
+        ("3*inf+8*1", "finite weight"),
+        ("3*0.5+8", "finite weight"),
+        ("3*x+8*1", "finite weight"),
+    ],
+)
+def test_impossible_mixtures(run, tmp_path, text, message, capsys):
+    assert run(f"--mix {text}") == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_guidance_sweep(run, ddpm, tmp_path, page):
+    assert run("--guidance_sweep 0 2.5 -1 --classes 4 9 --seed 3") == 0
+    groups = [(f"w = {w:g}", ddpm.sample(1, None, 10, w, [4, 9], generator=seeded(3))[0]) for w in (0, 2.5, -1)]
+    assert not torch.equal(groups[0][1], groups[1][1])
+    found = imageio.imread(tmp_path / "out" / "guidance_sweep.png")
+    np.testing.assert_array_equal(found, page(groups, ["4", "9"], "model_epoch3.pt, seed 3"))
+
+
+# ----------------------------------------------------------------------------------------------------------- inpainting
+
+
+def test_test_images_are_completed(run, ddpm, data_dir, tmp_path, page):
+    assert run(f"--inpaint --data_dir {data_dir}") == 0
+    images = load("mnist", data_dir, train=False).images[:6].float() / 127.5 - 1
+    masks = torch.ones(6, 1, 28, 28)
+    masks[:3, :, 14:] = 0
+    masks[3:, :, :14] = 0
+    completed = ddpm.complete_image(images, masks, n_sample=5, generator=seeded())
+    groups = [("original", images), ("visible", images * masks), ("completed", completed)]
+    heads = ["bottom hidden"] * 3 + ["top hidden"] * 3
+    found = imageio.imread(tmp_path / "out" / "inpainting.png")
+    title = "model_epoch3.pt, method mean, scale 1, seed 0"
+    np.testing.assert_array_equal(found, page(groups, heads, title))
+
+
+@pytest.mark.parametrize("classes", [[3], [1, 2]])
+def test_own_images_are_completed(run, ddpm, tmp_path, page, classes):
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, file in enumerate(files):
+        imageio.imwrite(file, np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    words = (
+        f"--method repaint --mask random --n_samples 2 --g_weight 2 --classes {' '.join(map(str, classes))} --seed 4"
+    )
+    assert run(f"--inpaint {files[0]} {files[1]} {words}") == 0
+    images, generator = read_images(files, (1, 28, 28)), seeded(4)
+    masks = torch.cat([mask_named("random", 28, 28, generator) for _ in files])
+    c = torch.eye(10)[(classes * 2)[:2]]
+    completed = ddpm.complete_image(images, masks, 1.0, "repaint", c, 2.0, 2, generator=seeded(4))
+    groups = [("original", images), ("visible", images * masks), ("completed", completed)]
+    heads = [f"random hidden, as {k}" for k in (classes * 2)[:2]]
+    title = "model_epoch3.pt, method repaint, guidance weight 2, seed 4"
+    found = imageio.imread(tmp_path / "out" / "inpainting.png")
+    np.testing.assert_array_equal(found, page(groups, heads, title))
+
+
+def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
+    painted = np.zeros((10, 14), np.uint8)
+    painted[:5, :7] = 200  # bright is known: the upper left quarter, also of the middle square
+    imageio.imwrite(tmp_path / "mask.png", painted)
+    imageio.imwrite(tmp_path / "a.png", np.full((30, 30), 255, np.uint8))
+    expected = torch.zeros(1, 1, 28, 28)
+    expected[..., :14, :14] = 1
+    assert torch.equal(read_mask(tmp_path / "mask.png", 28, 28), expected)
+    calls = []
+    monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments: calls.append(arguments))
+    assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'}") == 0
+    images, masks, heads = calls[0][2:5]
+    assert torch.equal(masks, expected) and heads == ["mask.png"]
+    assert torch.allclose(images, torch.ones(1, 1, 28, 28))
+
+
+def test_pictures_of_all_kinds(tmp_path):
+    """Grey, colour, one bit, 16 bit and transparent pictures mean the same, and only a middle square is used."""
+    grey = np.zeros((4, 8), np.uint8)
+    grey[:, 2:6] = 255  # the middle square is white
+    files = {
+        "grey.png": grey,
+        "colour.png": np.stack([grey] * 3, -1),
+        "sixteen.png": grey.astype(np.uint16) * 257,
+        "transparent.png": np.stack([np.full_like(grey, 255)] * 3 + [grey], -1),  # white, clear at the sides
+        "animation.gif": np.stack([grey] * 3, -1),
+    }
+    for name, pixels in files.items():
+        imageio.imwrite(tmp_path / name, pixels)
+        picture = read_picture(tmp_path / name)
+        np.testing.assert_allclose(picture[0, 0].numpy(), grey / 255, atol=1e-6, err_msg=name)
+        for channels in (1, 3):
+            image = read_images([tmp_path / name], (channels, 28, 28))
+            assert torch.allclose(image, torch.ones(1, channels, 28, 28), atol=1e-6), name
+
+
+def test_colours_become_luminance_and_sizes_are_averaged(tmp_path):
+    pixels = np.zeros((56, 56, 3), np.uint8)
+    pixels[..., 1] = 255
+    pixels[::2] = 0  # every second line black: halving the size has to average, not to pick
+    imageio.imwrite(tmp_path / "green.png", pixels)
+    image = read_images([tmp_path / "green.png"], (1, 28, 28))
+    assert torch.allclose(image[..., 4:-4, :], torch.tensor(2 * 0.587 / 2 - 1), atol=0.02)
+    assert read_images([tmp_path / "green.png"] * 2, (3, 28, 28)).shape == (2, 3, 28, 28)
+
+
+# ------------------------------------------------------------------------------------------------------------------ npz
+
+
+def arrays_of(file):
+    with np.load(file) as arrays:
+        return arrays["arr_0"], arrays["arr_1"]
+
+
+def test_npz_layout(run, ddpm, tmp_path):
+    assert run("--npz 5 --classes 3 8 --batch_size 2 --g_weight 0.5 --seed 6") == 0
+    images, labels = arrays_of(tmp_path / "out" / "samples.npz")
+    assert images.dtype == np.uint8 and images.shape == (5, 28, 28, 3)
+    assert labels.dtype == np.int64 and labels.tolist() == [3, 8, 3, 8, 3]
+    assert (images == images[..., :1]).all()
+    generator = seeded(export.seed_for(6, export.EXPORT, 1))  # of part 1 alone: images 2 and 3
+    y, _ = ddpm.sample(1, g_weight=0.5, classes=[3, 8], generator=generator)
+    np.testing.assert_array_equal(images[2:4, ..., 0], to_uint8(y[:, 0]).numpy())
+    assert not (images[0] == images[2]).all()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples.npz", "samples.log"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_export_is_the_uninterrupted_one(run, tmp_path, monkeypatch, capsys, stop):
+    words = "--npz 7 --batch_size 2"
+    assert run(words, out=tmp_path / "whole") == 0
+    draw, drawn = export._draw, []
+
+    def interrupted(ddpm, labels, *arguments):
+        if len(drawn) == 2:
+            raise stop
+        drawn.append(labels)
+        return draw(ddpm, labels, *arguments)
+
+    monkeypatch.setattr(export, "_draw", interrupted)
+    if stop is KeyboardInterrupt:
+        assert run(words) == 130
+    else:
+        with pytest.raises(MemoryError):
+            run(words)
+    parts = tmp_path / "out" / "samples_npz_parts"
+    assert {path.name for path in parts.iterdir()} == {"settings.json", "part_00000.npy", "part_00001.npy"}
+    assert not (tmp_path / "out" / "samples.npz").exists()
+    (parts / "part_00000.npy").write_bytes((parts / "part_00000.npy").read_bytes()[:-1])  # damaged: drawn again
+    (parts / ".part_00002.0123abcd.npy").write_bytes(b"half")  # of a process that was killed
+    monkeypatch.setattr(export, "_draw", lambda *arguments: drawn.append(arguments[1]) or draw(*arguments))
+    drawn.clear()
+    capsys.readouterr()
+    assert run(words) == 0
+    assert "7 images in 4 parts, of which 1 are there; after an interruption the same" in capsys.readouterr().out
+    assert [labels.tolist() for labels in drawn] == [[0, 1], [4, 5], [6]]
+    assert (tmp_path / "out" / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
+    assert not parts.exists() and len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_finished_export_is_not_overwritten(run, tmp_path):
+    for more in ("", "--seed 1"):
+        assert run(f"--npz 2 --batch_size 2 {more}") == 0
+    first, _ = arrays_of(tmp_path / "out" / "samples.npz")
+    second, _ = arrays_of(tmp_path / "out" / "samples_2.npz")
+    assert not (first == second).all()
+
+
+def test_parts_of_another_export_are_refused(run, tmp_path, monkeypatch, capsys, whole_run):
+    monkeypatch.setattr(export, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("--npz 4 --batch_size 2 --classes 1 2") == 130  # all parts stand, the end is missing
+    parts = tmp_path / "out" / "samples_npz_parts"
+    before = {path: path.read_bytes() for path in parts.iterdir()}
+    capsys.readouterr()
+    for more, message in [
+        ("--npz 4 --batch_size 2 --classes 1 2 --seed 3", "seed was 0, is 3"),
+        ("--npz 6 --batch_size 2 --classes 1 2", "n_images was 4, is 6"),
+        ("--npz 4 --batch_size 1 --classes 1 2", "batch_size was 2, is 1"),
+        ("--npz 4 --batch_size 2 --classes 2 1", "classes was [1, 2], is [2, 1]"),
+        ("--npz 4 --batch_size 2 --classes 1 2 --g_weight 3", "g_weight was 1.0, is 3.0"),
+    ]:
+        assert run(more) == 2
+        error = capsys.readouterr().err
+        assert message in error and f"remove {parts}" in error and len(error.splitlines()) == 1
+    assert run("--npz 4 --batch_size 2 --classes 1 2", whole_run / "model_epoch2.pt") == 2
+    assert "model_sha256 was" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in parts.iterdir()} == before
+    for text in ("{", "[]", '"text"'):
+        (parts / "settings.json").write_text(text)
+        assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "is damaged" in capsys.readouterr().err
+    (parts / "settings.json").unlink()
+    assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "no settings.json" in capsys.readouterr().err
+
+
+def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("--npz 1 --classes 1") == 130
+    settings = json.loads((tmp_path / "out" / "samples_npz_parts" / "settings.json").read_text())
+    assert settings["n_images"] == 1 and settings["batch_size"] == 250 and settings["g_weight"] == 1
+    assert settings["weights"] == "average" and len(settings["model_sha256"]) == 64
+
+
+# ------------------------------------------------------------------------------------------------------------ the calls
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--classes 10", "there is no class '10'; the model's classes are 0, 1"),
+        ("--classes -1", "there is no class '-1'"),
+        ("--classes cat", "there is no class 'cat'"),
+        ("--g_weight nan", "must be in"),
+        ("--g_weight inf", "must be in"),
+        ("--guidance_sweep 0 nan", "must be in"),
+        ("--seed -1", "must be at least 0"),
+        ("--npz 0", "must be at least 1"),
+        ("--n_samples 0", "must be at least 1"),
+        ("--npz 4 --mix 1+2", "not allowed with"),
+        ("--inpaint --guidance_sweep 1", "not allowed with"),
+        ("--npz 4 --animate", "--animate has no effect on --npz"),
+        ("--mix 1+2 --animate", "--animate has no effect on --mix"),
+        ("--mix 1+2 --classes 1", "--classes has no effect on --mix"),
+        ("--npz 4 --n_samples 1", "--n_samples has no effect on --npz"),
+        ("--guidance_sweep 1 --g_weight 1", "--g_weight has no effect on --guidance_sweep"),
+        ("--guidance_sweep 1 --n_samples 1", "--n_samples has no effect on --guidance_sweep"),
+        ("--batch_size 3", "--batch_size has no effect on a plain grid"),
+        ("--mask top", "--mask has no effect on a plain grid"),
+        ("--method mean", "--method has no effect on a plain grid"),
+        ("--scale 1", "--scale has no effect on a plain grid"),
+        ("--data_dir x", "--data_dir has no effect on a plain grid"),
+        ("--inpaint --g_weight 1", "--g_weight has no effect on --inpaint in this call"),
+        ("--inpaint --method repaint --scale 1", "--scale has no effect on --inpaint in this call"),
+        ("--inpaint a.png --data_dir x", "--data_dir has no effect on --inpaint in this call"),
+        ("--inpaint {picture} --classes 1 2", "2 classes do not fit 1 images"),
+        ("--inpaint {picture} --classes 11", "there is no class '11'"),
+        ("--inpaint --method other", "invalid choice"),
+        ("--inpaint {picture} --mask botom", "--mask botom is neither a file nor one of bottom, top,"),
+        ("--inpaint {picture} --mask .", "--mask . is neither a file nor"),
+        ("--device tpu9", "--device tpu9"),
+    ],
+)
+def test_wrong_calls(run, tmp_path, capsys, words, message):
+    imageio.imwrite(tmp_path / "a.png", np.zeros((9, 9), np.uint8))
+    assert run(words.format(picture=tmp_path / "a.png")) == 2
+    error = capsys.readouterr().err
+    assert message in error and "error:" in error.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--inpaint missing.png", "there is no file missing.png"),
+        ("--inpaint {text}", "cannot be read as a picture"),
+        ("--inpaint {picture} --mask {text}", "cannot be read as a picture"),
+        ("--out {text}", "a.txt"),
+        ("--npz 3 --out {text}", "a.txt"),
+    ],
+)
+def test_bad_files(run, tmp_path, capsys, words, message):
+    imageio.imwrite(tmp_path / "a.png", np.zeros((9, 9), np.uint8))
+    (tmp_path / "a.txt").write_text("hello")
+    words = words.format(picture=tmp_path / "a.png", text=tmp_path / "a.txt")
+    assert run(words, out=None) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert (tmp_path / "a.txt").read_text() == "hello"
+
+
+def test_a_file_that_is_no_model(run, tmp_path, capsys):
+    (tmp_path / "a.pt").write_text("hello")
+    assert run("", tmp_path / "a.pt") == 1 and "damaged" in capsys.readouterr().err
+    assert run("", tmp_path / "b.pt") == 1 and "no file" in capsys.readouterr().err
+
+
+def test_help_shows_the_commands(run, capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for option in ("--classes", "--mix", "--inpaint", "--guidance_sweep", "--npz", "--animate"):
+        assert any(line.startswith("    python sample.py") and option in line for line in text.splitlines())
+
+
+def test_progress(monkeypatch, capsys):
+    """On a terminal one line that changes; elsewhere a line every 30 seconds; in both speed and time left."""
+    now = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    with Progress(100, done=20) as progress:
+        for now[0] in range(1, 71):
+            progress.advance(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "50 of 100 images, 1 images/s, 50 s left",
+        "80 of 100 images, 1 images/s, 20 s left",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with Progress(10, "steps") as progress:
+        now[0] += 2
+        progress.advance(4)
+    text = capsys.readouterr().out
+    assert "\n" not in text and "4 of 10 steps, 2 steps/s, 3 s left" in text and text.endswith(" \r")
+
+
+def test_errors_of_pictures_are_of_their_kind(tmp_path):
+    with pytest.raises(RunError):
+        read_picture(tmp_path)
+    with pytest.raises(CallError):
+        sample.class_index("3.0", NAMES)
