@@ -15,6 +15,7 @@ import torch
 from tiny_mnist import write_idx, write_mnist
 
 import datasets
+import rendered_digits
 from datasets import DataError, ImageSet, load, one_hot, render_digits, to_float, to_uint8
 
 ROOT = Path(datasets.__file__).resolve().parent
@@ -43,7 +44,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    monkeypatch.setattr(datasets, "RENDERED_SIZES", {"train": 200, "test": 200})
+    monkeypatch.setattr(rendered_digits, "RENDERED_SIZES", {"train": 200, "test": 200})
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,25 @@ def test_batch_holds_the_chosen_images():
     assert y.dtype == c.dtype == torch.float32 and y.shape == (3, 3, 4, 4)
     torch.testing.assert_close(y, images[index].double().div(255).mul(2).sub(1).float())
     assert c.tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_flip_mirrors_the_chosen_images_and_no_other():
+    images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
+    data = ImageSet(images, torch.tensor([0, 1, 1, 0, 1]), ["cat", "dog"], "pets")
+    index, flip = torch.tensor([4, 0, 4, 2]), torch.tensor([True, False, False, True])
+    plain, c = data.batch(index)
+    y, c_flipped = data.batch(index, flip)
+    for i in (0, 3):
+        assert torch.equal(y[i], plain[i][:, :, [5, 4, 3, 2, 1, 0]])
+    assert torch.equal(y[1:3], plain[1:3]) and torch.equal(c, c_flipped)
+    assert torch.equal(data.images, images)  # the set itself is as before
+
+
+def test_all_classes_and_all_images_are_not_copied(tmp_path, monkeypatch):
+    images, labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+    monkeypatch.setitem(datasets.SOURCES, "mine", lambda request: (images, labels, ["a", "b", "c"]))
+    data = load("mine", tmp_path, True, n_classes=None, im_height=8, im_channels=3)
+    assert data.n_classes == 3 and data.images.data_ptr() == images.data_ptr()
 
 
 def test_a_set_too_large_for_the_gpu_stays_in_main_memory(monkeypatch):
@@ -270,7 +290,15 @@ def test_resizing_and_channels(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n_classes": 0}, {"n_classes": 11}, {"im_height": 0}, {"im_channels": 2}, {"limit": 0}, {"limit": -1}],
+    [
+        {"n_classes": 0},
+        {"n_classes": 11},
+        {"im_height": 0},
+        {"im_channels": 2},
+        {"limit": 0},
+        {"limit": -1},
+        {"n_workers": -1},
+    ],
     ids=str,
 )
 def test_a_wrong_argument_is_named_with_its_value(tmp_path, wrong):
@@ -365,23 +393,23 @@ def test_digits_of_a_class_vary_in_more_than_position(digits):
 
 
 def test_faces():
-    assert len(set(datasets.FACES)) == len(datasets.FACES) >= 15
-    atlas = datasets._glyph_atlas()
-    assert atlas.distance.shape[0] == atlas.line.shape[0] == len(datasets.FACES) * 10
+    assert len(set(rendered_digits.FACES)) == len(rendered_digits.FACES) >= 15
+    atlas = rendered_digits._glyph_atlas()
+    assert atlas.distance.shape[0] == atlas.line.shape[0] == len(rendered_digits.FACES) * 10
     assert len({field.numpy().tobytes() for field in atlas.distance}) == len(atlas.distance)  # no two look the same
 
 
 def test_a_missing_font_is_a_data_error(monkeypatch):
-    monkeypatch.setattr(datasets, "FACES", ["NoSuchFace"])
+    monkeypatch.setattr(rendered_digits, "FACES", ["NoSuchFace"])
     with pytest.raises(DataError, match="NoSuchFace.ttf is missing") as error:
-        datasets._glyph_atlas.__wrapped__()
+        rendered_digits._glyph_atlas.__wrapped__()
     assert_one_line(error)
 
 
 def test_the_cache_is_used_and_equal(tmp_path, few_digits, monkeypatch, capsys):
     fresh = load("rendered", tmp_path, True)
     assert capsys.readouterr().out == "rendering 400 digits ...\n"
-    monkeypatch.setattr(datasets, "render_digits", None)  # whoever renders now fails
+    monkeypatch.setattr(rendered_digits, "render_digits", None)  # whoever renders now fails
     cached = load("rendered", tmp_path, True)
     assert torch.equal(fresh.images, cached.images) and torch.equal(fresh.labels, cached.labels)
     assert not torch.equal(load("rendered", tmp_path, False).images, fresh.images)
@@ -399,7 +427,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, few_digits, monkeypatch, capsys
         content[5000] ^= 255
     cache.write_bytes({"truncated": content[:9000], "empty": b""}.get(kind, content))
     if kind == "other sizes":
-        monkeypatch.setattr(datasets, "RENDERED_SIZES", {"train": 200, "test": 50})
+        monkeypatch.setattr(rendered_digits, "RENDERED_SIZES", {"train": 200, "test": 50})
     capsys.readouterr()
     again = load("rendered", tmp_path, True)
     notice, rendering = capsys.readouterr().out.splitlines()

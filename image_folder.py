@@ -1,0 +1,286 @@
+"""Folders of image files, decoded once into one uint8 array and cached.
+
+    <root>/train/cat/0001.jpg ...      the folders' sorted names are the classes
+    <root>/test/cat/0001.jpg ...       the same classes; "val" instead of "test" will do
+
+    images, labels, class_names = load_folder(Path("data/afhq"), train=True, size=64)
+
+What becomes of a file: turned upright by its EXIF orientation; the first frame of an animation; transparent parts laid
+on white; 16-bit grey scaled to 8 bits; every other colour mode converted by Pillow (embedded colour profiles are
+ignored); the square in its middle cut out; and that resized once, with Pillow's antialiased bilinear filter. It is the
+filter that `datasets.load` has for other sources, so that a set looks the same whichever way it came, and unlike the
+sharper ones it draws no bright or dark seams along edges.
+
+Order: files are sorted by a hash of "class/file name". That shuffles them, so that the first N images are a fair sample
+of the classes, and it is the same order on every machine, whatever other files are added.
+
+Without a test folder, the first 10 % of each class in that order are held out as the test split, but no more than 500
+images altogether (and no fewer than one of each class that has two).
+
+The cache is a file <root>/<split>_<size>px.npz, or, where that cannot be written, one below ~/.cache/ddpm_images. It
+holds a fingerprint of the files' names, sizes and times, and is made again when they change.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from data_error import DataError, one_line
+from utils import atomic_write
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # whatever the suffix: Pillow knows others that start programs
+TEST_FOLDERS = ["test", "val"]
+HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
+BAD_SHARE = 100  # more than one undecodable file in 100 is no accident
+CHUNK = 64  # files per task: few enough that Ctrl-C need not wait long for the tasks under way
+VERSION = 1  # part of the fingerprint: raise it when decoding or the order changes
+
+
+class ImageFile(NamedTuple):
+    """A file of a split. Sorting these gives the order of the split."""
+
+    order: str  # hash of `name`
+    name: str  # "class/file name"
+    label: int
+    size: int  # bytes
+    time: int  # of the last change, nanoseconds
+
+
+def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple[Tensor, Tensor, list[str]]:
+    """One split of the images below `root`: uint8 [N, 3, size, size], labels int64 [N], class names.
+
+    n_workers: processes that decode; 0 decodes in this one.
+    A file that cannot be decoded is named on stderr and left out. Raises DataError if that happens to more than 1 % of
+    the files, and if the folders are not as they should be.
+    """
+    folder, class_names, files = list_split(root, train)
+    split = "train" if train else "test"
+    fingerprint = _fingerprint(files, size)
+    caches = _cache_files(root, f"{split}_{size}px.npz")
+    cached = _read_cache(caches, fingerprint, size)
+    if cached is None:
+        processes = f" with {n_workers} processes" if n_workers else ""
+        print(f"decoding {len(files):,} {split} images in {folder}{processes} ...", flush=True)
+        images, labels = _decode_split(folder, files, size, n_workers)
+        _write_cache(caches, images=images, labels=labels, fingerprint=np.array(fingerprint))
+    else:
+        images, labels = cached
+        if len(labels) < len(files):
+            print(f"{folder}: {len(files) - len(labels)} files that cannot be decoded are left out", file=sys.stderr)
+    return torch.from_numpy(images), torch.from_numpy(labels), class_names
+
+
+# ---- Which files -----------------------------------------------------------------------------------------------------
+
+
+def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile]]:
+    """The folder that a split lies in, the class names, and the split's files in their final order."""
+    folder = root / "train"
+    class_names = _class_folders(folder)
+    test_folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if test_folder and not train:
+        folder = test_folder
+        odd = sorted(set(_class_folders(folder)) ^ set(class_names))
+        if odd:
+            raise DataError(f"{folder} and {root / 'train'} must hold the same classes, but only one has {odd[0]!r}")
+    classes = [_class_files(folder, name, label) for label, name in enumerate(class_names)]
+    if not test_folder:
+        most = HELD_OUT_MOST // len(classes)
+        n_test = [min(max(1, min(len(files) // HELD_OUT_SHARE, most)), len(files) // 2) for files in classes]
+        classes = [files[n:] if train else files[:n] for files, n in zip(classes, n_test)]
+    files = sorted(itertools.chain(*classes))
+    if not files:
+        raise DataError(f"{folder} has too few images to hold some out: add images, or a folder {root / 'test'}")
+    return folder, class_names, files
+
+
+def _class_folders(folder: Path) -> list[str]:
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder} is not there: put images into {folder}/<class>/") from None
+    if not names:
+        raise DataError(f"{folder} holds no class folders: put images into {folder}/<class>/, even if it is one class")
+    return names
+
+
+def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
+    """The image files of one class, in order. Hidden files and other suffixes (Thumbs.db, notes.txt) do not count."""
+    files = []
+    for entry in os.scandir(folder / class_name):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith(".") or suffix not in SUFFIXES or entry.is_dir():
+            continue
+        name = f"{class_name}/{entry.name}"
+        try:
+            stat = entry.stat()
+            size, time = stat.st_size, stat.st_mtime_ns
+        except OSError:  # such as a link to nowhere: decoding will fail, and say so
+            size, time = 0, 0
+        files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, size, time))
+    if not files:
+        raise DataError(f"{folder / class_name} holds no images ({' '.join(sorted(SUFFIXES))}): add some or remove it")
+    return sorted(files)
+
+
+# ---- From a file to pixels -------------------------------------------------------------------------------------------
+
+
+def decode(file: Path | str, size: int) -> np.ndarray:
+    """An image file as uint8 [3, size, size]. Raises some exception if Pillow cannot decode it."""
+    with Image.open(file, formats=FORMATS) as image:
+        image = to_rgb(ImageOps.exif_transpose(image))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB: transparency on white, 16 bits scaled to 8."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, and nobody knows what white is")
+    if image.mode.startswith("I"):  # "I", "I;16", "I;16B": 16-bit grey, which Pillow would clip instead of scale
+        grey = np.asarray(image).clip(0, 65535) / 257
+        image = Image.fromarray(grey.round().astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _decode_files(files: list[str], size: int) -> tuple[np.ndarray, list[str | None]]:
+    """uint8 [n, 3, size, size] of those that can be decoded, and for each file None or why it cannot."""
+    images, faults = np.empty((len(files), 3, size, size), np.uint8), []
+    for file in files:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about metadata: nothing that a user of the images could mend
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                images[faults.count(None)] = decode(file, size)
+            faults.append(None)
+        except Exception as error:  # noqa: BLE001 - Pillow raises of every kind, and the reaction is the same
+            faults.append(one_line(error))
+    return images[: faults.count(None)], faults
+
+
+def _decode_split(folder: Path, files: list[ImageFile], size: int, n_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 3, size, size] and labels int64 [N] of the files that can be decoded."""
+    images, faults = np.empty((len(files), 3, size, size), np.uint8), []
+    paths = [os.path.join(folder, file.name) for file in files]
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    n = 0
+    with contextlib.closing(_decode_chunks(chunks, size, n_workers)) as results:
+        for decoded, chunk_faults in results:
+            images[n : n + len(decoded)] = decoded
+            n += len(decoded)
+            faults += chunk_faults
+    bad = [(file.name, fault) for file, fault in zip(files, faults) if fault]
+    if len(bad) * BAD_SHARE > len(files):
+        (name, fault), n_bad = bad[0], f"{len(bad):,} of {len(files):,}"
+        raise DataError(f"{n_bad} files in {folder} cannot be decoded, such as {name} ({fault}). Repair or remove them")
+    for name, fault in bad:
+        print(f"{folder / name} cannot be decoded and is left out ({fault})", file=sys.stderr, flush=True)
+    labels = [file.label for file, fault in zip(files, faults) if not fault]
+    return images[:n], np.array(labels, np.int64)
+
+
+# ---- Several processes -----------------------------------------------------------------------------------------------
+
+
+def _decode_chunks(chunks: list[list[str]], size: int, n_workers: int) -> Iterator[tuple[np.ndarray, list[str | None]]]:
+    """`_decode_files` of every chunk, in order. Closing the iterator ends the processes."""
+    if n_workers == 0:
+        yield from (_decode_files(chunk, size) for chunk in chunks)
+        return
+    with ProcessPoolExecutor(min(n_workers, len(chunks)), initializer=_start_worker) as pool:
+        futures = collections.deque(pool.submit(_decode_files, chunk, size) for chunk in chunks)
+        try:
+            while futures:
+                yield futures.popleft().result()  # out of the queue, so that decoded images are not kept there
+        except BrokenProcessPool as error:
+            raise DataError("a process that decodes images died, maybe of memory: take fewer --n_workers") from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+# ---- The cache -------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(files: list[ImageFile], size: int) -> str:
+    """A hash of all that decides what the cache holds. No absolute path is in it: a folder may be moved."""
+    content = [VERSION, size, [(file.name, file.size, file.time) for file in files]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _cache_files(root: Path, name: str) -> list[Path]:
+    """Where the cache may be: beside the images, or in the user's own cache where that cannot be written."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ddpm_images")
+    folder = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
+    return [root / name, home / folder / name]
+
+
+def _read_cache(caches: list[Path], fingerprint: str, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and labels from the first cache that fits, or None."""
+    for cache in caches:
+        if not os.path.isfile(cache):
+            continue
+        try:
+            with np.load(cache, allow_pickle=False) as archive:  # has checksums: a changed byte is an error
+                if str(archive["fingerprint"]) != fingerprint:
+                    continue
+                images, labels = archive["images"], archive["labels"]
+            if images.shape != (len(labels), 3, size, size) or images.dtype != np.uint8 or labels.dtype != np.int64:
+                raise ValueError("it does not hold what it should")
+            return images, labels
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, decoding again mends it
+            print(f"{cache} is damaged ({one_line(error)}): decoding again", flush=True)
+    return None
+
+
+def _write_cache(caches: list[Path], **arrays: np.ndarray) -> None:
+    """Write to the first place that takes it. Two processes may do so at once: each replaces the file whole."""
+    for place, cache in enumerate(caches):
+        try:
+            with atomic_write(cache) as temporary:
+                np.savez(temporary, **arrays)
+        except OSError as error:
+            fault = one_line(error)
+            continue
+        if place > 0:
+            print(f"{caches[0].parent} cannot be written: the decoded images are kept in {cache}", flush=True)
+        return
+    print(f"{caches[-1]} cannot be written ({fault}): the images are decoded anew next time", flush=True)
