@@ -19,15 +19,16 @@ import torch.nn as nn
 from cli import CallError, RunError
 from datasets import SOURCES
 from ddpm import DDPM
-from networks.Conditional_UNet import UNet
+from networks import Conditional_UNet, unet
 from utils import atomic_write
 
 FORMAT = 1
-NETWORKS = {"conditional_unet": UNet}
+NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet}
 
 # {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
 Spec = Dict[str, Any]
 
+MOST_UNITS = 4096  # channels, pixels, blocks: even without its weights a network takes time to build
 MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
 # All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
 # through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
@@ -35,7 +36,10 @@ STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
 
 # Arguments that may differ between a run and its continuation: none of them changes what training computes.
-FREE = set("n_epochs log_dir data_dir n_workers g_weight n_samples resume save_every device compile".split())
+FREE = set(
+    "n_epochs log_dir data_dir n_workers g_weight n_samples resume save_every animate_every device compile "
+    "train_steps save_and_sample_every fid".split()
+)
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}
 
@@ -170,15 +174,16 @@ def _check_spec(spec: Any) -> nn.Module:
     """The network of a recipe, without memory for its weights (on the meta device). Raises if the recipe is impossible."""
     if type(spec) is not dict or not _is_plain(spec.get("network"), str) or spec["network"] not in NETWORKS:
         raise ValueError("its spec names no network of this suite")
-    for part in ("network_arguments", "ddpm"):
+    for part, most in (("network_arguments", MOST_UNITS), ("ddpm", MOST_TIMESTEPS)):
         arguments = spec.get(part)
         if type(arguments) is not dict:
             raise ValueError(f"its spec has no {part}")
-        if not all(_is_plain(k, str) and _is_plain(v, int, float, bool, str, type(None)) for k, v in arguments.items()):
+        values = [v for value in arguments.values() for v in (value if type(value) is list else [value])]
+        if len(values) > 100 or not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
             raise ValueError(f"its {part} are no plain values")
-    n_timesteps = spec["ddpm"].get("n_timesteps", 1)
-    if type(n_timesteps) is int and n_timesteps > MOST_TIMESTEPS:
-        raise ValueError(f"n_timesteps = {n_timesteps:,} is more than {MOST_TIMESTEPS:,}")
+        too_large = [v for v in values if type(v) is int and v > most]
+        if too_large:
+            raise ValueError(f"its {part} hold {too_large[0]:,}, more than {most:,}")
     DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
     with torch.device("meta"):
         return NETWORKS[spec["network"]](**spec["network_arguments"])

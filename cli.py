@@ -65,54 +65,28 @@ def number(lowest: float, highest: float = math.inf, open_ends: bool = False) ->
     return finite_number
 
 
-def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
-    """The arguments that every class-conditional training script takes; `defaults` are the script's own."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows every default, and the script's own docstring as it stands."""
 
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Shows every default, and the script's own docstring as it stands."""
 
-    parser = argparse.ArgumentParser(description=doc, formatter_class=Formatter)
-    add = parser.add_argument_group("the exercise's arguments").add_argument
-    add("--batch_size", type=whole(1), default=256, help="images per training step")
-    add("--n_epochs", type=whole(1), default=20, help="passes over the training images")
-    add("--log_dir", type=Path, help="folder of everything that the run writes")
-    add(
-        "--n_workers",
-        type=whole(0),
-        default=0,
-        help="processes that decode image files at load time (MNIST has none to decode)",
-    )
-    add("--l_rate", type=number(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
-    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
-        help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
-    add("--n_classes", type=whole(1), default=10, help="train on the first n classes")
-    add("--n_features", type=whole(8), default=32, help="width of the network's first level, a multiple of 8")
-    add("--n_timesteps", type=whole(1), default=400, help="T, the number of diffusion steps")
-    add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
-    add("--im_height", type=whole(8), default=28, help="height and width of the images, divisible by 4")
-    add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
-
-    add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
-    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
-    add("--limit", type=whole(1), default=None, metavar="N", help="train on the first N images only")
-
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """How any training script trains: schedule, loss, moving average, seed."""
     add = parser.add_argument_group("method").add_argument
     add("--schedule", choices=["linear", "cosine"], default="linear", help="noise schedule")
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
-    add("--drop_prob", type=number(0, 1), default=0.1, help="how often training hides the class")
+    add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
     add("--ema", type=number(0, 0.999999), default=0.999, metavar="DECAY",
         help="moving average of the weights, used for validation and pictures; 0: off")  # fmt: skip
     add("--seed", type=whole(0), default=0, help="decides every random draw")
 
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """How any training script runs: resuming, device, precision, compiler."""
     add = parser.add_argument_group("running").add_argument
-    add("--resume", action="store_true", help="go on from the checkpoint in --log_dir, if there is one")
-    add("--save_every", type=whole(1), default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    add("--resume", action="store_true", help="go on from the checkpoint in the log folder, if there is one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add("--amp", choices=["off", "bf16", "auto"], default="auto", help="bfloat16 network; auto: where the chip has it")
     add("--compile", choices=["off", "on", "auto"], default="auto", help="torch.compile; auto: on CUDA")
-    parser.set_defaults(**defaults)
-    return parser
 
 
 # ------------------------------------------------------------------------------------------------ the machine

@@ -107,6 +107,14 @@ class ImageSet:
             return dataclasses.replace(self, device=device)
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device), device=device)
 
+    def only(self, class_name: str) -> ImageSet:
+        """The images of one class. Raises ValueError if there is no such class."""
+        if class_name not in self.class_names:
+            raise ValueError(f"there is no class {class_name!r}; the classes are {', '.join(self.class_names)}")
+        keep = (self.labels == self.class_names.index(class_name)).nonzero()[:, 0]
+        images = self.images if len(keep) == len(self) else self.images[keep]
+        return dataclasses.replace(self, images=images, labels=torch.zeros_like(keep), class_names=[class_name])
+
     def batch(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images and classes at `index`, int64 [B], on the device that was given to `to`.
 

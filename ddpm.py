@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn as nn
 
 import inpainting
+import likelihood
 import schedules
 from inference import for_inference
 
@@ -198,6 +199,11 @@ class DDPM(nn.Module):
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
             return self.nn_model(x_t, time, c).float()
 
+    # ------------------------------------------------------------ likelihood: see likelihood.py
+
+    negative_elbo = likelihood.negative_elbo
+    variational_bound = likelihood.variational_bound
+
     # ------------------------------------------------------------ sampling
 
     def p_sample(
@@ -274,20 +280,36 @@ class DDPM(nn.Module):
         n = n_sample if c is None else len(c)
 
         x = torch.randn(n, *size, device=self.device, generator=generator)
-        times = set(self.recorded_times()) if record else set()
-        steps = [x] if self.n_timesteps in times else []
+        times = self.recorded_times() if record else []
+        step = {"c": c, "g_weight": g_weight, "clip_x0": clip_x0, "variance": variance, "mixture": mixture}
+        return self.reverse_process(x, self.n_timesteps, times, generator=generator, progress=progress, **step)
+
+    def reverse_process(
+        self,
+        x_t: torch.Tensor,
+        t_start: int,
+        times: Sequence[int] = (),
+        progress: Callable[[int], None] | None = None,
+        **step: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reverse steps from x_t, [N, *size] float, at time t_start down to 0; `step` are further arguments of `p_sample`.
+
+        Returns y_0, float32 [N, *size] on the device, and float32 [S, N, *size] on the CPU: x at each of the S `times`
+        (falling, in 0..t_start). progress: called with t after each step.
+        """
+        x, wanted = x_t, set(times)
+        steps = [x] if t_start in wanted else []
         with torch.inference_mode():
             fast = self._fast()
-            for t in range(self.n_timesteps, 0, -1):
-                x = fast.p_sample(x, t, c, g_weight, clip_x0, variance, generator, mixture)
-                if t - 1 in times:
+            for t in range(t_start, 0, -1):
+                x = fast.p_sample(x, t, **step)
+                if t - 1 in wanted:
                     steps.append(x)
                 if progress is not None:
                     progress(t)
         # One copy to the CPU at the end: a copy inside the loop would stop a GPU at every picture. The clone is an
         # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
-        y_steps = torch.stack(steps).cpu() if steps else torch.empty(0, n, *size)
-        return x.clone(), y_steps
+        return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
 
     def complete_image(
         self,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn as nn
 
 import checkpoint
 import datasets
@@ -35,57 +35,12 @@ from cli import (
 )
 from datasets import ImageSet, to_float
 from ddpm import DDPM
-from inference import for_inference
 from inpainting import MASKS, METHODS, mask_named
-from networks.judge import Judge
+from judging import classify, trusted_judge
 from utils import write_json
 
-EPOCHS, BATCH, RATE = 4, 128, 4e-3  # of the judge's training
 AT_ONCE = 30  # samples of each class that are drawn together
 COMPLETED_AT_ONCE = 100  # images
-
-
-def train_judge(train_set: ImageSet, seed: int = 0) -> Judge:
-    """Train a judge on images moved at random by up to 2 pixels, with Adam and a one-cycle learning rate."""
-    torch.manual_seed(seed)
-    judge = Judge(train_set.images.shape[1], train_set.n_classes).to(train_set.device)
-    steps = max(1, len(train_set) // BATCH)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=RATE, weight_decay=1e-5)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * steps, pct_start=0.2)
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(train_set), generator=generator)
-        for i in range(steps):
-            y, c = train_set.batch(order[i * BATCH : (i + 1) * BATCH].to(train_set.images.device))
-            dx, dy = torch.randint(-2, 3, (2,), generator=generator).tolist()
-            loss = F.cross_entropy(judge(y.roll((dy, dx), dims=(2, 3))), c.argmax(1), label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        print(f"judge: epoch {epoch + 1}/{EPOCHS}  loss {loss.item():.4f}", flush=True)
-    return judge.eval()
-
-
-@torch.inference_mode()
-def classify(judge: Judge, images: torch.Tensor) -> torch.Tensor:
-    """The class that the judge sees in each image. images: [N, C, H, W] in [-1, 1] -> int64 [N]."""
-    fast = for_inference(judge)
-    return torch.cat([fast(part).argmax(1) for part in images.split(500)])
-
-
-def trusted_judge(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[Judge, float]:
-    """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images."""
-    judge = Judge(train_set.images.shape[1], train_set.n_classes).to(train_set.device)
-    if file.exists():
-        checkpoint.load_weights(judge, checkpoint.load(file, "model")["model"], file)
-        judge.eval()
-    else:
-        judge = train_judge(train_set)
-        checkpoint.save(file, {"model": judge.state_dict()})
-    found = classify(judge, to_float(test_set.images).to(test_set.device))
-    accuracy = (found == test_set.labels.to(found.device)).float().mean().item()
-    return judge, accuracy
 
 
 def main() -> None:
@@ -139,7 +94,7 @@ def main() -> None:
     print(f"added to {out}")
 
 
-def judge_samples(ddpm: DDPM, judge: Judge, n_classes: int, args: argparse.Namespace) -> dict[str, Any]:
+def judge_samples(ddpm: DDPM, judge: nn.Module, n_classes: int, args: argparse.Namespace) -> dict[str, Any]:
     """For each guidance weight the share of samples in which the judge sees the class asked for."""
     results = []
     for w in args.g_weight:
@@ -155,7 +110,12 @@ def judge_samples(ddpm: DDPM, judge: Judge, n_classes: int, args: argparse.Names
 
 
 def judge_completions(
-    ddpm: DDPM, judge: Judge, half_judge_file: Path, train_set: ImageSet, test_set: ImageSet, args: argparse.Namespace
+    ddpm: DDPM,
+    judge: nn.Module,
+    half_judge_file: Path,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Hide a part of the first test images and let each method of `DDPM.complete_image` complete them, without a class.
 

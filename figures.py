@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 
@@ -13,43 +13,62 @@ from ddpm import DDPM
 from inpainting import mask_named
 from utils import plot_animation, plot_groups, plot_image
 
+if TYPE_CHECKING:
+    from trainer import Trainer
+
 HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
 METHOD = "repaint"  # the one whose completions look best (see README.md)
+MARKS = (0, 0.25, 0.5, 0.75, 0.99)  # of T: the times of the figures of the two processes
 MIXTURES = [(3, 8), (4, 9)]  # classes between which there is something to see, at least among digits
+
+
+def draw_class_run(run: Trainer) -> None:
+    """The pictures of a class-conditional training run: samples, now and then animated; at the end what else it can do.
+
+    The noise is that of the run's seed for every weight and epoch: differences between pictures are differences of models.
+    """
+    args, final = run.args, run.step == run.last_step
+    seed = run.seed_for_pictures()
+    animate = final or run.step // run.unit_steps % args.animate_every == 0
+    draw_samples(run.log_dir, run.averaged, run.val_set, run.mark(), args.g_weight, args.n_samples, seed, animate,
+                 run.sampling_progress)  # fmt: skip
+    run.save_model()
+    if final:
+        draw_applications(run.log_dir, run.averaged, run.val_set, run.mark(), seed, run.sampling_progress)
 
 
 def draw_samples(
     log_dir: Path,
     ddpm: DDPM,
     real_set: ImageSet,
-    epoch: int,
+    mark: str,
     g_weights: Sequence[float],
     n_samples: int,
     seed: int,
+    animate: bool = True,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
-    """A grid and a GIF for each guidance weight, n_samples of each class, real images of the same classes below.
+    """A grid and, with `animate`, a GIF for each guidance weight: n_samples of each class, above real images of these.
 
-    The noise is that of `seed` for every weight and epoch: differences between pictures are differences of models.
-    progress: called with (what is drawn, t) after each reverse step.
+    mark: the moment of training, such as 'epoch 3'. progress: called with (what is drawn, t) after each reverse step.
     """
     names = list(real_set.class_names)
     real = real_rows(real_set, n_samples)
     for w in g_weights:
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         report = (lambda t, w=w: progress(f"guidance weight {w:g}", t)) if progress else None
-        y_0, y_steps = ddpm.sample(n_samples, None, len(names), w, generator=generator, progress=report)
-        tail = f"_epoch{epoch}_guidance_weight{w:g}"
-        title = f"epoch {epoch}, guidance weight {w:g}"
-        plot_image(log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, title)
-        plot_animation(log_dir / f"animation{tail}.gif", y_steps, ddpm.recorded_times(), len(names), names)
+        y_0, y_steps = ddpm.sample(n_samples, None, len(names), w, generator=generator, record=animate, progress=report)
+        tail = f"_{mark.replace(' ', '')}_guidance_weight{w:g}"
+        plot_image(log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, f"{mark}, guidance weight {w:g}")
+        if animate:
+            plot_animation(log_dir / f"animation{tail}.gif", y_steps, ddpm.recorded_times(), len(names), names)
 
 
 def draw_applications(
     log_dir: Path,
     ddpm: DDPM,
     real_set: ImageSet,
-    epoch: int,
+    mark: str,
     seed: int,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
@@ -62,14 +81,14 @@ def draw_applications(
     hidden = HIDDEN[: len(images)]
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
     inpainting_figure(log_dir / "inpainting.png", ddpm, images, masks, [f"{name} hidden" for name in hidden],
-                      method=METHOD, seed=seed, title=f"epoch {epoch}, half images completed (method {METHOD}, no class)",
+                      method=METHOD, seed=seed, title=f"{mark}, half images completed (method {METHOD}, no class)",
                       progress=report("completions"))  # fmt: skip
     names = list(real_set.class_names)
     mixtures = [pair for pair in MIXTURES if max(pair) < len(names)] or [(0, 1)]
     if len(names) > 1:
         weights = [{k: 1 / len(mixture) for k in mixture} for mixture in mixtures]
         mixture_figure(log_dir / "mixture.png", ddpm, names, weights, 4, 1.0, seed,
-                       f"epoch {epoch}, mixtures of classes, guidance weight 1", report("mixtures"))  # fmt: skip
+                       f"{mark}, mixtures of classes, guidance weight 1", report("mixtures"))  # fmt: skip
 
 
 def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
@@ -171,3 +190,32 @@ def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
     """{3: 0.5, 8: 0.5} as '3 + 8', other weights as '3*0.7 + 8*0.3'."""
     equal = all(math.isclose(weight, 1 / len(weights)) for weight in weights.values())
     return " + ".join(class_names[k] if equal else f"{class_names[k]}*{weight:g}" for k, weight in weights.items())
+
+
+def process_figures(
+    log_dir: Path,
+    ddpm: DDPM,
+    images: torch.Tensor,
+    seed: int,
+    c: torch.Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+    **step: Any,
+) -> None:
+    """forward_process.png: images on their way to noise, at 0, 25, 50, 75 and 99 % of T, with one draw of noise each.
+    backward_process.png: what the model makes of the last of these, at the same times.
+
+    images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. step: further arguments of DDPM.p_sample.
+    """
+    images = images.to(ddpm.device)
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    times = [int(part * ddpm.n_timesteps) for part in MARKS]
+    noise = torch.randn(images.shape, generator=generator, device=ddpm.device)
+    forward = [ddpm.q_sample(images, t, noise) for t in times]
+    rows = [f"t = {t} ({part:.0%})" for t, part in zip(times, MARKS)]
+    title = f"q(x_t | x_0), {ddpm.n_timesteps} steps: from images to noise"
+    plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), None, title, len(images))
+
+    falling = times[::-1]
+    _, backward = ddpm.reverse_process(forward[-1], times[-1], falling, progress, c=c, generator=generator, **step)
+    title = f"p(x_t | x_{times[-1]}), from the noise above back to images"
+    plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), None, title, len(images))

@@ -232,6 +232,10 @@ def _state(config: dict, rows: list[dict[str, str]]) -> str:
     if not rows:
         return "no finished epoch yet"
     done = int(float(rows[-1]["epoch"]))
+    steps = _number(_dict(config, "arguments").get("train_steps"))
+    if steps is not None:
+        at = int(_number(rows[-1].get("step")) or 0)
+        return f"{'finished' if at >= steps else 'stopped (or still running) after'} {at} of {int(steps)} steps"
     planned = _number(_dict(config, "arguments").get("n_epochs"))
     if planned is None:
         return f"{done} epochs done"

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
 from datasets import ImageSet
 from ddpm import DDPM
-from figures import draw_applications, draw_samples
 from log_folder import LogFolder
+from moving_average import MovingAverage
 from report import write_report
 from signals import Stop
 from utils import format_duration, plot_loss, write_csv
@@ -30,6 +30,7 @@ from utils import format_duration, plot_loss, write_csv
 ORDER, STEP, VALIDATION, PICTURES = range(4)  # separate streams of random numbers
 VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
 WATCHED = 10  # seconds: an epoch that takes longer also refreshes loss curve and report
+ROWS_PER_PICTURE = 10  # of metrics.csv, where a run is counted in steps
 FLUSH_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
 
 
@@ -39,10 +40,12 @@ def seed_for(seed: int, stream: int, index: int = 0) -> int:
 
 
 class Trainer:
-    """Trains `ddpm` as `args` (of cli.training_parser) say, and keeps the log folder.
+    """Trains `ddpm` as `args` say, and keeps the log folder.
 
-    `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's default arguments) and `expected`
-    (what a healthy run looks like) are for config.json and the report.
+    A run is counted in epochs (args.n_epochs, pictures every args.save_every) or in steps (args.train_steps, pictures
+    every args.save_and_sample_every). `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's
+    default arguments) and `expected` (what a healthy run looks like) are for config.json and the report.
+    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py).
     """
 
     def __init__(
@@ -54,34 +57,43 @@ class Trainer:
         args: Any,
         defaults: dict[str, Any],
         expected: str,
+        draw: Callable[[Trainer], None],
     ):
         self.ddpm, self.spec, self.args = ddpm, spec, args
-        self.defaults, self.expected = defaults, expected
+        self.defaults, self.expected, self.draw = defaults, expected, draw
         self.device = ddpm.device
         self.train_set, self.val_set = train_set.to(self.device), val_set.to(self.device)
         self.log_dir = Path(args.log_dir)
         # The last, shorter batch of an epoch is left out (other images each time): one shape compiles once.
         self.batch_size = min(args.batch_size, len(train_set))
         self.steps_per_epoch = len(train_set) // self.batch_size
-        self.last_step = args.n_epochs * self.steps_per_epoch
+        if "train_steps" in args:
+            self.unit, self.unit_steps = "step", 1
+            self.last_step, self.picture_steps = args.train_steps, args.save_and_sample_every
+            self.row_steps = max(1, self.picture_steps // ROWS_PER_PICTURE)
+        else:
+            self.unit, self.unit_steps = "epoch", self.steps_per_epoch
+            self.last_step, self.picture_steps = (n * self.steps_per_epoch for n in (args.n_epochs, args.save_every))
+            self.row_steps = self.steps_per_epoch
+        self.classes = bool(getattr(ddpm.nn_model, "n_classes", 0))  # does the network take any?
 
         keep_large_buffers()
         # On a GPU one kernel for all weights; on a CPU Adam is a hundredth of the step whichever way.
         self.adam = {"lr": args.l_rate, "fused": True if self.device.type == "cuda" else None}
         self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), **self.adam)
-        self.averaged = copy.deepcopy(ddpm).eval().requires_grad_(False) if args.ema else ddpm
-        self.average_pairs = list(
-            zip(self.averaged.nn_model.state_dict().values(), ddpm.nn_model.state_dict().values())
-        )
+        self.average = MovingAverage(ddpm, args.ema) if args.ema else None
+        self.averaged = self.average.ddpm if self.average else ddpm
         self.training_losses = ddpm.training_losses
         self.generator = torch.Generator(self.device)
         self.stop = Stop()
 
         self.step = 0  # training steps completed: all that is needed to know which comes next
         self.saved_step = 0  # the step of the checkpoint on the disk
-        self.history: list[dict[str, Any]] = []  # a row for each epoch completed
+        self.history: list[dict[str, Any]] = []  # a row for each epoch (or row_steps) completed
+        self.measured: list[dict[str, Any]] = []  # what `draw` measured, a row for each set of pictures
         self.started, self.first_step = time.time(), 0  # of this process
-        self.reset_epoch()
+        self.order: torch.Tensor | None = None  # of the images in this epoch
+        self.reset_row()
 
     # ---------------------------------------------------------------------------------------------- the run
 
@@ -94,8 +106,10 @@ class Trainer:
             try:
                 while self.step < self.last_step:
                     self.train_step()
-                    if self.step % self.steps_per_epoch == 0:
-                        self.end_epoch()
+                    if self.step % self.row_steps == 0 or self.step == self.last_step:
+                        self.end_row()
+                    if self.pictures_due() and not self.stop.number:
+                        self.make_pictures()
                     if self.stop.number:
                         self.leave()
             except RunError as error:
@@ -109,46 +123,40 @@ class Trainer:
         """One step of Algorithm 1 and of Adam."""
         epoch, i = divmod(self.step, self.steps_per_epoch)
         if i == 0 or self.order is None:
-            order_generator = torch.Generator().manual_seed(seed_for(self.args.seed, ORDER, epoch))
-            self.order = torch.randperm(len(self.train_set), generator=order_generator).to(self.train_set.images.device)
+            self.order = self.order_of_epoch(epoch)
         began = time.perf_counter()
         self.ddpm.train()
-        y, c = self.train_set.batch(self.order[i * self.batch_size : (i + 1) * self.batch_size])
         self.generator.manual_seed(seed_for(self.args.seed, STEP, self.step))
+        flip = None
+        if self.args.flip == "on":
+            flip = torch.rand(self.batch_size, device=self.device, generator=self.generator) < 0.5
+        y, c = self.batch(self.train_set, self.order[i * self.batch_size : (i + 1) * self.batch_size], flip)
         t, noise, c = self.ddpm.draw(y, c, self.generator)
 
         losses = self.training_losses(y, c, t, noise)  # [N]
         self.optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
         self.optimizer.step()
-        self.update_average()
+        if self.average:
+            self.average.update(self.step)
 
         self.step += 1
         self.pending.append((t, losses.detach()))
-        if self.step % FLUSH_EVERY == 0 or self.step % self.steps_per_epoch == 0:
+        if self.step % FLUSH_EVERY == 0 or self.step % self.row_steps == 0 or self.step == self.last_step:
             self.flush()
         self.train_seconds += time.perf_counter() - began
 
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """Exponential moving average of weights and BatchNorm statistics, with a decay that starts low.
+    def order_of_epoch(self, epoch: int) -> torch.Tensor:
+        """The training images in the order of an epoch (from 0), as indices."""
+        generator = torch.Generator().manual_seed(seed_for(self.args.seed, ORDER, epoch))
+        return torch.randperm(len(self.train_set), generator=generator).to(self.train_set.images.device)
 
-        The schedule is no part of it: only the network's tensors are averaged. The statistics are averaged with the
-        weights, because those of the present weights would not fit the averaged ones.
-        """
-        if self.averaged is self.ddpm:
-            return
-        decay = min(self.args.ema, (1 + self.step) / (10 + self.step))  # else a short run would keep its first weights
-        means = [mean for mean, _ in self.average_pairs if mean.is_floating_point()]
-        values = [value for mean, value in self.average_pairs if mean.is_floating_point()]
-        if self.device.type == "cuda":
-            torch._foreach_lerp_(means, values, 1 - decay)  # one kernel instead of a hundred
-        else:
-            for mean, value in zip(means, values):
-                mean.lerp_(value, 1 - decay)
-        for mean, value in self.average_pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)  # BatchNorm's counters
+    def batch(
+        self, images: ImageSet, index: torch.Tensor, flip: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images and class vectors, or None for these if the network takes no classes."""
+        y, c = images.batch(index, flip)
+        return y, c if self.classes else None
 
     def flush(self) -> None:
         """Bring the losses of the latest steps to the CPU, look at them, add them up by quarter of the timesteps."""
@@ -162,8 +170,7 @@ class Trainer:
         quarter = ((t - 1) * 4 // self.ddpm.n_timesteps).ravel()
         self.loss_sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)
         self.loss_counts += np.bincount(quarter, minlength=4)
-        self.progress(f"step {self.step % self.steps_per_epoch or self.steps_per_epoch}/{self.steps_per_epoch}  "
-                      f"loss {means[-1]:.4f}")  # fmt: skip
+        self.progress(f"loss {means[-1]:.4f}")
 
     def diverged(self, what: str) -> None:
         saved = f"checkpoint.pt holds step {self.saved_step}, from which --resume goes on with these changed"
@@ -172,35 +179,34 @@ class Trainer:
             + (f"; {saved}" if self.saved_step else "")
         )
 
-    def end_epoch(self) -> None:
-        """Validation, a row of metrics, a checkpoint; pictures where they are due."""
+    def end_row(self) -> None:
+        """Validation where it is due, a row of metrics, a checkpoint."""
         began = time.perf_counter()
-        epoch = self.step // self.steps_per_epoch
-        val_loss = self.validate()
-        images = self.steps_per_epoch * self.batch_size
+        steps = self.step - (self.history[-1]["step"] if self.history else 0)
+        due = self.unit == "epoch" or self.pictures_due()
+        val_loss = self.validate() if due else None
         with np.errstate(invalid="ignore"):  # a quarter that no t fell into has no mean
             quarters = self.loss_sums / self.loss_counts
         row = {
-            "epoch": epoch,
+            "epoch": self.step // self.steps_per_epoch,
             "step": self.step,
             "train_loss": float(self.loss_sums.sum() / self.loss_counts.sum()),
             "val_loss": val_loss,
             **{f"loss_q{q + 1}": float(quarters[q]) for q in range(4)},
             "learning_rate": self.args.l_rate,
-            "images_per_second": images / self.train_seconds,
+            "images_per_second": steps * self.batch_size / self.train_seconds,
             "seconds": self.train_seconds + time.perf_counter() - began,
         }
         self.history.append(row)
-        self.reset_epoch()
+        self.reset_row()
         self.save_checkpoint()
         write_csv(self.log_dir / "metrics.csv", self.history)
         self.say(
-            f"epoch {epoch}/{self.args.n_epochs}  train loss {row['train_loss']:.4f}  val loss {val_loss:.4f}  "
-            f"{row['images_per_second']:.0f} images/s  {format_duration(row['seconds'])}  {self.time_left()}"
+            f"{self.mark(of_all=True)}  train loss {row['train_loss']:.4f}  "
+            + (f"val loss {val_loss:.4f}  " if due else "")
+            + f"{row['images_per_second']:.0f} images/s  {format_duration(row['seconds'])}  {self.time_left()}"
         )
-        if self.pictures_due(epoch) and not self.stop.number:
-            self.make_pictures(epoch)
-        elif row["seconds"] > WATCHED:
+        if row["seconds"] > WATCHED and not self.pictures_due():
             self.make_report()
 
     @torch.inference_mode()
@@ -217,7 +223,7 @@ class Trainer:
         self.averaged.eval()
         losses = []
         for part in torch.arange(n).split(self.args.batch_size):
-            y, c = self.val_set.batch(part)
+            y, c = self.batch(self.val_set, part)
             losses.append(self.averaged.training_losses(y, c, t[part], noise[part]))
         return torch.cat(losses).cpu().double().mean().item()
 
@@ -248,14 +254,14 @@ class Trainer:
             raise CallError(f"{path} is of a run with other arguments: {'; '.join(forbidden)}. Use its arguments, "
                             "or another --log_dir, or leave out --resume")  # fmt: skip
         if content["step"] > self.last_step:
-            raise CallError(f"--n_epochs {self.args.n_epochs} is over: {path} stands in epoch {content['epoch'] + 1}")
+            raise CallError(f"{path} stands at step {content['step']}, and the run asked for ends at {self.last_step}")
         checkpoint.load_weights(self.ddpm.nn_model, content["model"], path)
         checkpoint.load_weights(self.averaged.nn_model, content["average"], path)
         for group in content["optimizer"]["param_groups"]:
             group.update(self.adam)  # not the file's: the device and the learning rate may be others now
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = self.first_step = self.saved_step = content["step"]
-        self.history = content["history"]
+        self.history, self.measured = content["history"], content["measured"]
         self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
         self.train_seconds = content["train_seconds"]
         self.folder.write_config(self.config(), resumed_at=self.step)
@@ -263,14 +269,14 @@ class Trainer:
             write_csv(self.log_dir / "metrics.csv", self.history)
         for line in adjusted:
             self.say(f"from step {self.step} on: {line}")
-        epoch, within = divmod(self.step, self.steps_per_epoch)
         if self.step == self.last_step:
-            self.say(f"the run is already finished ({epoch} epochs): making its pictures and report again")
-            self.make_pictures(epoch)
+            self.say(f"the run is already finished ({self.mark()}): making its pictures and report again")
+            self.make_pictures()
         else:
+            epoch, within = divmod(self.step, self.steps_per_epoch)
             self.say(f"resuming at step {self.step}: epoch {epoch + 1}, after {within} of {self.steps_per_epoch} steps")
-            if within == 0 and self.pictures_due(epoch) and not self.model_path(epoch).exists():
-                self.make_pictures(epoch)  # the signal came between the checkpoint and its pictures
+            if self.pictures_due() and not self.model_path().exists():
+                self.make_pictures()  # the signal came between the checkpoint and its pictures
 
     def config(self) -> dict[str, Any]:
         """config.json: what was asked for, on what data and which machine."""
@@ -311,6 +317,7 @@ class Trainer:
                 "step": self.step,
                 "epoch": self.step // self.steps_per_epoch,
                 "history": self.history,
+                "measured": self.measured,
                 "loss_sums": self.loss_sums.tolist(),
                 "loss_counts": self.loss_counts.tolist(),
                 "train_seconds": self.train_seconds,
@@ -318,36 +325,46 @@ class Trainer:
         )
         self.saved_step = self.step
 
-    def model_path(self, epoch: int) -> Path:
-        return self.log_dir / f"model_epoch{epoch}.pt"
+    def mark(self, of_all: bool = False) -> str:
+        """Where the run stands, in words: 'epoch 3', or 'epoch 3/20'."""
+        total = f"/{self.last_step // self.unit_steps}" if of_all else ""
+        return f"{self.unit} {self.step // self.unit_steps}{total}"
 
-    def pictures_due(self, epoch: int) -> bool:
-        return epoch > 0 and (epoch % self.args.save_every == 0 or epoch == self.args.n_epochs)
+    def tail(self) -> str:
+        """Where the run stands, for names of files: 'epoch3'."""
+        return self.mark().replace(" ", "")
 
-    def make_pictures(self, epoch: int) -> None:
-        """Grids, GIFs, loss curve, report and, once they stand, the model that made them; at the end its applications."""
-        args, seed = self.args, seed_for(self.args.seed, PICTURES)
-        draw_samples(
-            *(self.log_dir, self.averaged, self.val_set, epoch, args.g_weight, args.n_samples, seed),
-            progress=self.sampling_progress,
-        )
+    def model_path(self) -> Path:
+        return self.log_dir / f"model_{self.tail()}.pt"
+
+    def pictures_due(self) -> bool:
+        return self.step > 0 and (self.step % self.picture_steps == 0 or self.step == self.last_step)
+
+    def make_pictures(self) -> None:
+        """Pictures, loss curve, report and, with the pictures, the model that made them."""
+        self.draw(self)
+        self.make_report()
+
+    def save_model(self) -> None:
+        """The (averaged) weights, for sampling; `draw` calls it when the pictures that they make stand."""
         checkpoint.save(
-            self.model_path(epoch),
+            self.model_path(),
             {
                 "spec": self.spec,
-                "arguments": plain_arguments(args),
-                "class_names": list(self.val_set.class_names),
+                "arguments": plain_arguments(self.args),
+                "class_names": list(self.val_set.class_names) if self.classes else [],
                 "model": self.averaged.nn_model.state_dict(),
-                "epoch": epoch,
+                "epoch": self.step // self.steps_per_epoch,
+                "step": self.step,
             },
         )
-        if epoch == args.n_epochs:
-            draw_applications(self.log_dir, self.averaged, self.val_set, epoch, seed, self.sampling_progress)
-        self.make_report()
+
+    def seed_for_pictures(self) -> int:
+        return seed_for(self.args.seed, PICTURES)
 
     def make_report(self) -> None:
         if self.history:
-            plot_loss(self.log_dir / "loss.png", self.history)
+            plot_loss(self.log_dir / "loss.png", self.history, self.unit)
         write_report(self.log_dir)
 
     def leave(self) -> None:
@@ -363,11 +380,10 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------- small parts
 
-    def reset_epoch(self) -> None:
+    def reset_row(self) -> None:
         self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet brought to the CPU
         self.loss_sums, self.loss_counts = np.zeros(4), np.zeros(4, dtype=int)  # by quarter of the timesteps
         self.train_seconds = 0.0
-        self.order: torch.Tensor | None = None
 
     def compile_losses(self) -> None:
         """Compile the loss if that is asked for, and try it. A compiler that fails costs one line, not the run."""
@@ -376,7 +392,7 @@ class Trainer:
         before = copy.deepcopy(self.ddpm.nn_model.state_dict())  # the trial moves the BatchNorm statistics
         try:
             compiled = torch.compile(self.ddpm.training_losses)
-            y, c = self.train_set.batch(torch.arange(self.batch_size))
+            y, c = self.batch(self.train_set, torch.arange(self.batch_size))
             t, noise, c = self.ddpm.train().draw(y, c)
             compiled(y, c, t, noise).mean().backward()  # the backward pass is compiled too
             self.training_losses = compiled
@@ -403,10 +419,13 @@ class Trainer:
 
     def progress(self, what: str) -> None:
         """The live line of a terminal: where the run is, how fast, how long it still takes."""
-        epoch, within = divmod(max(self.step - 1, 0), self.steps_per_epoch)
-        images = (within + 1) * self.batch_size
+        where = self.mark(of_all=True)
+        if self.unit == "epoch":
+            epoch, within = divmod(max(self.step - 1, 0), self.steps_per_epoch)
+            where = f"epoch {epoch + 1}/{self.args.n_epochs}  step {within + 1}/{self.steps_per_epoch}"
+        images = (self.step - (self.history[-1]["step"] if self.history else 0)) * self.batch_size
         speed = f"  {images / self.train_seconds:.0f} images/s" if self.train_seconds else ""
-        self.folder.live(f"epoch {epoch + 1}/{self.args.n_epochs}  {what}{speed}  {self.time_left()}")
+        self.folder.live(f"{where}  {what}{speed}  {self.time_left()}")
 
     def say(self, line: str) -> None:
         self.folder.say(line)

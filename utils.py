@@ -364,14 +364,15 @@ def plot_animation(
 # ----------------------------------------------------------------------------------------------------------------- loss
 
 
-def plot_loss(path: str | os.PathLike, history: Sequence[dict]) -> None:
-    """Write the loss curves: the mean loss of each epoch on the left, its four quarters of the timesteps on the right.
+def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epoch") -> None:
+    """Write the loss curves: the mean loss of each row on the left, its four quarters of the timesteps on the right.
 
     Args:
         path: the PNG to write.
-        history: a dict per epoch with "epoch", "train_loss" and, where known, "val_loss" and "loss_q1" .. "loss_q4": the
+        history: a dict per epoch, or per stretch of steps, with `unit`, "train_loss" and, where known, "val_loss" and "loss_q1" .. "loss_q4": the
             mean loss for t in the lowest .. highest quarter of 1..T. None, NaN and missing values leave a gap; rows may
             be those of a CSV file, with text for numbers.
+        unit: "epoch" or "step": what the horizontal axis counts.
 
     Raises ValueError if `history` is empty.
     """
@@ -386,14 +387,15 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict]) -> None:
     left, right = figure.subplots(1, 2)
     colours = ["#440154", "#31688e", "#35a06b", "#d9a400"]  # dark to light with t, told apart by the colour-blind too
     style = {"marker": "o", "markersize": 4 if len(history) <= 50 else 0, "linewidth": 1.6}
-    left.plot(column("epoch"), column("train_loss"), color="#1f5fa8", label="training", **style)
-    if np.isfinite(column("val_loss")).any():
-        left.plot(column("epoch"), column("val_loss"), color="#d1495b", label="validation", **style)
+    left.plot(column(unit), column("train_loss"), color="#1f5fa8", label="training", **style)
+    known = np.isfinite(column("val_loss"))
+    if known.any():
+        left.plot(column(unit)[known], column("val_loss")[known], color="#d1495b", label="validation", **style)
     for (key, label), colour in zip(QUARTERS.items(), colours):
         values = column(key)
         values[~(values > 0)] = np.nan  # the axis is logarithmic
         if np.isfinite(values).any():
-            right.plot(column("epoch"), values, color=colour, label=label, **style)
+            right.plot(column(unit), values, color=colour, label=label, **style)
     right.set_visible(bool(right.lines))
     if right.lines:
         right.set_yscale("log")
@@ -402,9 +404,10 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict]) -> None:
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_locator(NullLocator())
-    for axes, title in ((left, "Mean loss of each epoch"), (right, "Training loss by timestep (log scale)")):
+    what = "of each epoch" if unit == "epoch" else "since the point before"
+    for axes, title in ((left, f"Mean loss {what}"), (right, "Training loss by timestep (log scale)")):
         axes.set_title(title, fontsize=11)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(True, color="#e4e4e4", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

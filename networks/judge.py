@@ -1,4 +1,8 @@
-"""A small classifier that says which class an image shows: the judge of generated images."""
+"""Small classifiers that say what an image shows: the judges of generated images, one for digits, one for photographs.
+
+What a judge computes just before its last layer, `features(x)`, describes an image by a few hundred numbers; quality.py
+compares sets of images by them.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,76 @@ import torch.nn as nn
 
 
 class Judge(nn.Module):
-    """[N, in_channels, H, W] in [-1, 1] -> logits [N, n_classes]. H and W at least 4."""
+    """For digits: [N, in_channels, H, W] in [-1, 1] -> logits [N, n_classes]. H and W at least 4."""
 
     def __init__(self, in_channels: int = 1, n_classes: int = 10, n_features: int = 32):
         super().__init__()
         F = n_features
         self.layers = nn.Sequential(
-            *self._conv(in_channels, F),
-            *self._conv(F, F),
+            *_conv(in_channels, F),
+            *_conv(F, F),
             nn.MaxPool2d(2),
-            *self._conv(F, 2 * F),
-            *self._conv(2 * F, 2 * F),
+            *_conv(F, 2 * F),
+            *_conv(2 * F, 2 * F),
             nn.MaxPool2d(2),
-            *self._conv(2 * F, 4 * F),
-            nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(0.2),
-            nn.Linear(4 * F, n_classes),
+            *_conv(2 * F, 4 * F),
+            *_ending(4 * F, n_classes),
         )
         self.to(memory_format=torch.channels_last)
 
-    @staticmethod
-    def _conv(in_channels: int, out_channels: int) -> list[nn.Module]:
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer is given in eval mode: [N, in_channels, H, W] -> [N, 4 * n_features]."""
+        return self.layers[:-2](x)  # without the dropout, which does nothing in eval mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
+
+
+class ResidualJudge(nn.Module):
+    """For photographs: [N, in_channels, H, W] in [-1, 1] -> logits [N, n_classes]. H and W at least 8.
+
+    A small residual network (He et al. 2016): 2.0 million parameters for 64 n_features. As in the networks that are
+    known to learn CIFAR-10 fastest (D. Page, "How to train your ResNet", 2018; K. Jordan, arXiv:2404.00498), there are
+    few layers, and most of the weights stand where the image is already small.
+    """
+
+    def __init__(self, in_channels: int = 3, n_classes: int = 10, n_features: int = 64):
+        super().__init__()
+        F = n_features
+        self.layers = nn.Sequential(
+            *_conv(in_channels, F),
+            *_conv(F, F, halve=True),
+            *_conv(F, 4 * F, halve=True),
+            *_conv(4 * F, 4 * F, halve=True),
+            Residual(4 * F),
+            *_ending(4 * F, n_classes),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer is given in eval mode: [N, in_channels, H, W] -> [N, 4 * n_features]."""
+        return self.layers[:-2](x)  # without the dropout, which does nothing in eval mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Residual(nn.Module):
+    """x plus two convolutions of x: [N, channels, H, W] -> the same shape."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(*_conv(channels, channels), *_conv(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def _conv(in_channels: int, out_channels: int, halve: bool = False) -> list[nn.Module]:
+    """halve: height and width, by a maximum taken at once, so that the other layers have a quarter of the work."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    return [conv, *([nn.MaxPool2d(2)] if halve else []), nn.BatchNorm2d(out_channels), nn.ReLU()]
+
+
+def _ending(channels: int, n_classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, n_classes)]

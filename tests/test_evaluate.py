@@ -1,4 +1,4 @@
-"""The judge: it learns, it is kept, and what it says is written down."""
+"""The judge is kept, and what it says is written down."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 import checkpoint
 import evaluate
+import judging
 from cli import run_script
-from datasets import ImageSet, render_digits
 from networks.judge import Judge
 
 
 @pytest.fixture
 def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
-    monkeypatch.setattr(evaluate, "EPOCHS", 1)
+    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 
@@ -37,14 +37,6 @@ def judged(data_dir, whole_run, tmp_path, monkeypatch):
     return run
 
 
-def test_the_judge_learns_digits():
-    images, labels = render_digits(3_000, seed=0)
-    names = [str(k) for k in range(10)]
-    judge = evaluate.train_judge(ImageSet(images[:2_500], labels[:2_500], names, "rendered"))
-    found = evaluate.classify(judge, images[2_500:].float() / 127.5 - 1)
-    assert (found == labels[2_500:]).float().mean() > 0.9
-
-
 def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch, capsys):
     status, first = judged()
     assert status == 0 and len(first) == 1
@@ -53,7 +45,7 @@ def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch, capsys):
     assert all(0 <= result["judge_accuracy"] <= 1 for result in measured["results"])
     assert measured["samples_per_weight"] == 20 and measured["weights"] == "moving average" and measured["epoch"] == 3
     assert measured["sampler"] == "ddpm, 8 steps, seed 0" and "evaluate.py" in measured["command"]
-    monkeypatch.setattr(evaluate, "train_judge", None)  # a second training would fail
+    monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
     status, second = judged("--seed 1")
     assert status == 0 and second[:1] == first and len(second) == 2
     status, third = judged()
@@ -75,7 +67,7 @@ def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
 
         monkeypatch.setattr("ddpm.DDPM.sample", sample)
         monkeypatch.setattr(evaluate, "trusted_judge", lambda *_: (Brightness().eval(), 1.0))
-        monkeypatch.setattr(evaluate, "for_inference", lambda judge: judge)
+        monkeypatch.setattr(judging, "for_inference", lambda judge: judge)
         _, measured = judged()
         assert measured[-1]["results"][0]["judge_accuracy"] == accuracy
 

@@ -1,0 +1,106 @@
+"""What the class-conditional training scripts share: their arguments, and the way from these to a training run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import datasets
+from checkpoint import Spec, build
+from cli import (
+    CallError,
+    HelpFormatter,
+    add_method_arguments,
+    add_running_arguments,
+    number,
+    pick_amp,
+    pick_device,
+    whole,
+)
+from figures import draw_class_run
+from trainer import Trainer, plain_arguments
+
+
+def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
+    """The arguments that every class-conditional training script takes; `defaults` are the script's own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("the exercise's arguments").add_argument
+    add("--batch_size", type=whole(1), default=256, help="images per training step")
+    add("--n_epochs", type=whole(1), default=20, help="passes over the training images")
+    add("--log_dir", type=Path, help="folder of everything that the run writes")
+    add("--n_workers", type=whole(0), default=0, help="processes that decode image files, at the first start")
+    add("--l_rate", type=number(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
+    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
+        help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
+    add("--n_classes", type=whole(1), default=10, help="train on the first n classes")
+    add("--n_features", type=whole(8), default=32, help="width of the network's first level, a multiple of 8")
+    add("--n_timesteps", type=whole(1), default=400, help="T, the number of diffusion steps")
+    add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
+    add("--im_height", type=whole(8), default=28, help="height and width of the images, divisible by 4")
+    add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
+
+    add("--drop_prob", type=number(0, 1), default=0.1, help="how often training hides the class")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
+    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--limit", type=whole(1), default=None, metavar="N", help="train on the first N images only")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--network", choices=["conditional_unet", "unet"], default="conditional_unet",
+        help="the exercise's U-Net, or the larger kind with residual blocks and attention")  # fmt: skip
+    add("--dim_mults", type=whole(1), nargs="+", default=[1, 2, 4], metavar="M",
+        help="width of each level of `unet` as a multiple of n_features")  # fmt: skip
+    add("--dropout", type=number(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
+
+    add_method_arguments(parser)
+    add_running_arguments(parser)
+    add = parser.add_argument_group("log folder").add_argument
+    add("--save_every", type=whole(1), default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    add(
+        "--animate_every",
+        type=whole(1),
+        default=5,
+        metavar="E",
+        help="GIFs with the pictures of every E-th epoch, and at the end",
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def spec_of(args: argparse.Namespace) -> Spec:
+    """The recipe of network and schedule that the arguments ask for."""
+    network_arguments = {"in_channels": args.im_channels, "n_classes": args.n_classes, "height": args.im_height}
+    if args.network == "unet":
+        network_arguments.update(dim=args.n_features, dim_mults=list(args.dim_mults), dropout=args.dropout)
+    else:
+        network_arguments.update(n_features=args.n_features)
+    names = ("n_timesteps", "drop_prob", "schedule", "loss")
+    return {
+        "network": args.network,
+        "network_arguments": network_arguments,
+        "ddpm": {name: getattr(args, name) for name in names},
+    }
+
+
+def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
+    """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    spec = spec_of(args)
+    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
+    ddpm = build(spec, device, pick_amp(args.amp, device))
+
+    shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
+    try:
+        train_set, val_set = (
+            datasets.load(args.dataset, args.data_dir, train, limit=limit, n_workers=args.n_workers, **shape)
+            for train, limit in ((True, args.limit), (False, None))
+        )
+    except ValueError as error:
+        raise CallError(str(error)) from None
+    defaults = plain_arguments(parser.parse_args([]))
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run).run()

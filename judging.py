@@ -1,0 +1,187 @@
+"""Judges: small classifiers of real images, trained once per data set and kept, that say what generated images show.
+
+    judge, accuracy = trusted_judge(Path("log/judges/judge_cifar10.pt"), train_set, test_set)
+    classes = classify(judge, y)                            # y [N, C, H, W] in [-1, 1] -> int64 [N]
+    features = features_of(judge, train_set.images)         # uint8 [N, C, H, W] -> float32 [N, D], for quality.py
+
+Two recipes: digits, which may be moved but neither mirrored nor cropped, and photographs. Where a data set has a single
+class there is none to tell, and its judge tells by which quarter turns an image was turned (Gidaris et al. 2018,
+arXiv:1803.07728). To do that it has to know what stands where in an image, and so its features describe images too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+import checkpoint
+from cli import Progress
+from datasets import ImageSet, to_float, to_uint8
+from inference import for_inference
+from networks.judge import Judge, ResidualJudge
+
+AT_ONCE = 500  # images that are judged together
+
+
+class Recipe(NamedTuple):
+    """How a judge is trained. `recipe._replace(epochs=1)` is the same recipe with one epoch."""
+
+    network: type[nn.Module]
+    n_features: int  # its width
+    epochs: int
+    batch_size: int
+    optimizer: Callable[..., torch.optim.Optimizer]
+    rate: float  # the highest of a one-cycle learning rate (Smith and Topin 2018, arXiv:1708.07120)
+    weight_decay: float
+    label_smoothing: float
+    flips: bool  # mirror every second image, left to right
+    crops: bool  # move each image by itself over its reflected edges; else whole batches, with what leaves coming back
+
+
+def _sgd(parameters, **settings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings)
+
+
+DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
+PHOTOGRAPHS = Recipe(ResidualJudge, 64, 15, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
+
+
+def recipe_for(image_set: ImageSet) -> Recipe:
+    return DIGITS if image_set.name in ("mnist", "rendered") else PHOTOGRAPHS
+
+
+def tells_rotations(image_set: ImageSet) -> bool:
+    """Does the judge of this set tell rotations? It does where there are no classes to tell."""
+    return image_set.n_classes < 2
+
+
+def features_name(judge: nn.Module, train_set: ImageSet) -> str:
+    """What the features are, for a table: figures of different features do not compare."""
+    told, width = f"{train_set.n_classes} classes", list(judge.modules())[-1].in_features
+    if tells_rotations(train_set):
+        told = f"the rotations of {' '.join(train_set.class_names) or 'images'}"
+    return f"{width} features of a {type(judge).__name__} that tells {told} ({train_set.name})"
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def new_judge(train_set: ImageSet, recipe: Recipe) -> nn.Module:
+    """The untrained judge of a data set, on its device."""
+    n_classes = 4 if tells_rotations(train_set) else train_set.n_classes
+    return recipe.network(train_set.images.shape[1], n_classes, recipe.n_features).to(train_set.device)
+
+
+def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None) -> nn.Module:
+    """A judge in eval mode, trained on `train_set`. recipe: None takes the one for this data set."""
+    recipe = recipe or recipe_for(train_set)
+    torch.manual_seed(seed)
+    judge = new_judge(train_set, recipe)
+    batch = max(1, recipe.batch_size // 4) if tells_rotations(train_set) else recipe.batch_size
+    steps = max(1, len(train_set) // batch)
+    optimizer = recipe.optimizer(judge.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=max(10, recipe.epochs * steps), pct_start=0.2
+    )  # 10: it divides by zero for 5
+    generator = torch.Generator().manual_seed(seed)
+    with Progress(recipe.epochs * steps, "steps of the judge") as progress:
+        for epoch in range(recipe.epochs):
+            order = torch.randperm(len(train_set), generator=generator)
+            for i in range(steps):
+                y, labels = _examples(train_set, order[i * batch : (i + 1) * batch], recipe, generator)
+                loss = F.cross_entropy(judge(y), labels, label_smoothing=recipe.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                progress.advance(1)
+            print(f"judge: epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.4f}", flush=True)
+    return judge.eval()
+
+
+def _examples(
+    image_set: ImageSet, index: Tensor, recipe: Recipe | None = None, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Images y at `index` and what the judge is to say of them, int64 [len(y)]; changed at random if there is a recipe.
+
+    For a judge of rotations these are four times the images asked for: each of them in each rotation.
+    """
+    flip = None
+    if recipe is not None and recipe.flips:
+        flip = (torch.rand(len(index), generator=generator) < 0.5).to(image_set.device)
+    y, c = image_set.batch(index, flip)
+    if recipe is not None and recipe.crops:
+        y = random_crops(y, y.shape[2] // 8, generator)
+    elif recipe is not None:
+        dx, dy = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        y = y.roll((dy, dx), dims=(2, 3))
+    return rotated(y) if tells_rotations(image_set) else (y, c.argmax(1))
+
+
+def random_crops(y: Tensor, most: int, generator: torch.Generator | None = None) -> Tensor:
+    """[N, C, H, W], each image moved by up to `most` pixels each way; what it leaves free shows its reflection.
+
+    generator: of the CPU, whatever device y is on.
+    """
+    n, channels, height, width = y.shape
+    padded = F.pad(y, [most] * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * most + 1, (2, n, 1), generator=generator).to(y.device)
+    rows = top + torch.arange(height, device=y.device)  # [N, H]
+    columns = left + torch.arange(width, device=y.device)  # [N, W]
+    image, channel = torch.arange(n, device=y.device), torch.arange(channels, device=y.device)
+    return padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def rotated(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Square images [N, C, H, H] -> all of them turned by 0, 90, 180, 270 degrees [4 N, C, H, H]; quarter turns int64."""
+    labels = torch.arange(4, device=y.device).repeat_interleave(len(y))
+    return torch.cat([y.rot90(k, dims=(2, 3)) for k in range(4)]), labels
+
+
+# ------------------------------------------------------------------------------------------------ judging
+
+
+@torch.inference_mode()
+def classify(judge: nn.Module, images: Tensor) -> Tensor:
+    """The class that the judge sees in each image. images: [N, C, H, W] in [-1, 1] -> int64 [N]."""
+    fast = for_inference(judge)
+    return torch.cat([fast(part).argmax(1) for part in images.split(AT_ONCE)])
+
+
+def accuracy_of(judge: nn.Module, image_set: ImageSet) -> float:
+    """The share of these images whose class (or rotation, if that is what it tells) the judge sees."""
+    right = []
+    for index in torch.arange(len(image_set)).split(AT_ONCE):
+        y, labels = _examples(image_set, index)
+        right += (classify(judge, y) == labels).tolist()
+    return sum(right) / len(right)
+
+
+def trusted_judge(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[nn.Module, float]:
+    """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images."""
+    if file.exists():
+        judge = new_judge(train_set, recipe_for(train_set)).eval()
+        checkpoint.load_weights(judge, checkpoint.load(file, "model")["model"], file)
+    else:
+        judge = train_judge(train_set)
+        checkpoint.save(file, {"model": judge.state_dict()})
+    return judge, accuracy_of(judge, test_set)
+
+
+@torch.inference_mode()
+def features_of(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tensor:
+    """What the judge computes of images just before its last layer: float32 [N, D], on the CPU.
+
+    images: [N, C, H, W] on any device, uint8 or float in [-1, 1]. Floats are rounded to the 256 levels of an image file
+    first, so that samples have the same features before and after they were written to one.
+    """
+    device, fast = next(judge.parameters()).device, for_inference(judge)
+    levels = (
+        part.to(device) if part.dtype == torch.uint8 else to_uint8(part.to(device)) for part in images.split(batch)
+    )
+    return torch.cat([fast.features(to_float(part)).cpu() for part in levels])

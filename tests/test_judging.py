@@ -1,0 +1,194 @@
+"""The judges: what they are shown in training, that they learn, that they are kept, and their features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import checkpoint
+import judging
+from cli import RunError
+from datasets import ImageSet, render_digits, to_float
+from judging import (
+    DIGITS,
+    PHOTOGRAPHS,
+    accuracy_of,
+    classify,
+    features_of,
+    random_crops,
+    recipe_for,
+    rotated,
+    train_judge,
+    trusted_judge,
+)
+from networks.judge import Judge, ResidualJudge
+
+SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32)
+
+
+def coloured(n, n_classes=3, seed=0):
+    """A set of noisy images of 16 x 16 pixels: class k is bright in channel k, and every image is brighter at the top."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % n_classes
+    images = 60 + 40 * torch.randn(n, 3, 16, 16, generator=generator)
+    images[torch.arange(n), labels] += 60
+    images[:, :, :8] += 60
+    return ImageSet(images.clamp(0, 255).to(torch.uint8), labels, [f"class {k}" for k in range(n_classes)], "folder")
+
+
+# ------------------------------------------------------------------------------------------------ the networks
+
+
+def test_files_of_judges_keep_their_meaning():
+    """Names and shapes of the weights are those of the files that exist."""
+    weights = Judge().state_dict()
+    norms = [f"layers.{i}.{part}" for i in (1, 4, 8, 11, 15) for part in "weight bias running_mean running_var".split()]
+    norms += [f"layers.{i}.num_batches_tracked" for i in (1, 4, 8, 11, 15)]
+    convolutions = [f"layers.{i}.weight" for i in (0, 3, 7, 10, 14)]
+    assert set(weights) == {*norms, *convolutions, "layers.20.weight", "layers.20.bias"}
+    assert weights["layers.20.weight"].shape == (10, 128) and weights["layers.14.weight"].shape == (128, 64, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "judge, width", [(Judge(1, 10), 128), (ResidualJudge(3, 4), 256), (ResidualJudge(3, 2, 8), 32)]
+)
+def test_features_are_what_the_last_layer_sees(judge, width):
+    judge.eval()
+    x = torch.randn(5, judge.layers[0].in_channels, 28, 28)
+    with torch.no_grad():
+        features = judge.features(x)
+        assert features.shape == (5, width)
+        torch.testing.assert_close(judge.layers[-1](features), judge(x))
+
+
+def test_the_residual_judge_takes_any_size_from_8_on():
+    judge = ResidualJudge(3, 10, 8)
+    assert [judge(torch.zeros(2, 3, size, size)).shape for size in (8, 28, 33)] == [(2, 10)] * 3
+    assert sum(p.numel() for p in ResidualJudge().parameters()) == 1_960_394
+
+
+# ------------------------------------------------------------------------------------------------ what they are shown
+
+
+def test_crops_are_cut_out_of_the_reflected_image():
+    y = torch.randn(300, 2, 6, 5)
+    moved = random_crops(y, 2, torch.Generator().manual_seed(0))
+    padded = F.pad(y, [2] * 4, mode="reflect")
+    seen = set()
+    for image, wide in zip(moved, padded):
+        (where,) = [(i, j) for i in range(5) for j in range(5) if torch.equal(image, wide[:, i : i + 6, j : j + 5])]
+        seen.add(where)
+    assert len(seen) == 25
+    assert torch.equal(moved, random_crops(y, 2, torch.Generator().manual_seed(0)))
+    assert torch.equal(random_crops(y, 0), y)
+
+
+def test_rotations():
+    y = torch.randn(3, 2, 4, 4)
+    turned, labels = rotated(y)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert torch.equal(turned[:3], y) and torch.equal(turned[6:9], y.flip((2, 3)))
+    assert torch.equal(turned[3:6], y.transpose(2, 3).flip(2)) and torch.equal(turned[9:], y.transpose(2, 3).flip(3))
+
+
+def test_digits_are_never_mirrored_and_photographs_are():
+    images, labels = render_digits(4, seed=0)
+    digits = ImageSet(images, labels, list("0123456789"), "rendered")
+    assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crops
+    y, _ = judging._examples(digits, torch.arange(4), DIGITS, torch.Generator().manual_seed(0))
+    moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
+    assert any(torch.equal(y, move) for move in moves)  # moved, as a whole, and that is all
+
+    photographs = coloured(1)
+    assert recipe_for(photographs) == PHOTOGRAPHS
+    no_crops, generator = PHOTOGRAPHS._replace(crops=False), torch.Generator().manual_seed(0)
+    plain = to_float(photographs.images)
+    moves = [plain.roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
+    seen = [judging._examples(photographs, torch.tensor([0]), no_crops, generator)[0] for _ in range(20)]
+    straight = [any(torch.equal(y, move) for move in moves) for y in seen]
+    mirrored = [any(torch.equal(y.flip(3), move) for move in moves) for y in seen]
+    assert all(a != b for a, b in zip(straight, mirrored)) and 3 < sum(mirrored) < 17
+
+
+def test_without_a_recipe_nothing_is_changed():
+    images = coloured(6)
+    y, labels = judging._examples(images, torch.arange(6))
+    assert torch.equal(y, to_float(images.images)) and torch.equal(labels, images.labels)
+
+
+# ------------------------------------------------------------------------------------------------ they learn
+
+
+def test_the_judge_learns_digits():
+    images, labels = render_digits(3_000, seed=0)
+    names = [str(k) for k in range(10)]
+    judge = train_judge(ImageSet(images[:2_500], labels[:2_500], names, "rendered"))
+    assert isinstance(judge, Judge) and not judge.training
+    found = classify(judge, to_float(images[2_500:]))
+    assert (found == labels[2_500:]).float().mean() > 0.9
+
+
+def test_the_residual_judge_learns_classes():
+    judge = train_judge(coloured(300), recipe=SMALL)
+    assert isinstance(judge, ResidualJudge) and accuracy_of(judge, coloured(90, seed=1)) > 0.95
+
+
+def test_without_classes_it_learns_rotations():
+    train_set, test_set = coloured(300, n_classes=1), coloured(60, n_classes=1, seed=1)
+    judge = train_judge(train_set, recipe=SMALL)
+    assert judge.layers[-1].out_features == 4 and accuracy_of(judge, test_set) > 0.95
+    y, labels = rotated(to_float(test_set.images))
+    assert (classify(judge, y) == labels).float().mean().item() == accuracy_of(judge, test_set)
+
+
+def test_training_has_one_outcome_and_any_length():
+    """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
+    train_set = coloured(5)
+    for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
+        first, second = (train_judge(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=1))
+    file, train_set, test_set = tmp_path / "judge.pt", coloured(64, n_classes), coloured(20, n_classes, seed=1)
+    judge, accuracy = trusted_judge(file, train_set, test_set)
+    monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
+    again, same = trusted_judge(file, train_set, test_set)
+    assert accuracy == same and not again.training
+    assert torch.equal(features_of(judge, test_set.images), features_of(again, test_set.images))
+    checkpoint.save(file, {"model": Judge().state_dict()})
+    with pytest.raises(RunError, match="do not fit"):
+        trusted_judge(file, train_set, test_set)
+
+
+# ------------------------------------------------------------------------------------------------ features
+
+
+@pytest.mark.parametrize("judge", [Judge(3), ResidualJudge(3, 10, 8)])
+def test_features_of_images(judge):
+    for module in judge.modules():  # BatchNorms that do something
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = coloured(23).images
+    features = features_of(judge, images, batch=10)
+    assert features.shape == (23, judge.layers[-1].in_features) and features.dtype == torch.float32
+    assert features.device.type == "cpu" and judge.training  # the judge is left as it was
+    with torch.no_grad():
+        torch.testing.assert_close(features, judge.eval().features(to_float(images)), rtol=1e-4, atol=1e-5)
+    y = to_float(images)
+    assert torch.equal(features_of(judge, y + 0.003, batch=10), features)  # less than half a level of 256
+    assert torch.equal(features_of(judge, y.clamp(-1, 1) * 1e3), features_of(judge, y.sign()))  # beyond white is white
+
+
+def test_features_have_a_name():
+    assert judging.features_name(ResidualJudge(3, 3, 8), coloured(3)) == (
+        "32 features of a ResidualJudge that tells 3 classes (folder)"
+    )
+    assert judging.features_name(ResidualJudge(3, 4, 8), coloured(3, n_classes=1)) == (
+        "32 features of a ResidualJudge that tells the rotations of class 0 (folder)"
+    )

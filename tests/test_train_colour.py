@@ -1,0 +1,162 @@
+"""The scripts for colour images, run for real on a few random pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from unittest import mock
+
+import imageio.v2 as imageio
+import pytest
+import torch
+from tiny_folders import write_folder
+
+import checkpoint
+import train_afhq
+import train_cifar10
+from cli import run_script
+
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+TINY_CIFAR = "--n_features 8 --n_timesteps 6 --batch_size 8 --n_samples 1 --g_weight 1 --n_epochs 2 --save_every 1"
+TINY_AFHQ = "--unet_dim 8 --unet_dim_mults 1 2 --time_steps 10 --batch_size 4 --n_samples 4 --image_size 16"
+STEPS = "--train_steps 7 --save_and_sample_every 3"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colour")
+    write_folder(folder / "cifar10", CIFAR, 2, splits=("train", "test"))
+    write_folder(folder / "afhq", ["cat", "dog"], 12, size=20)
+    return folder
+
+
+def run(script, words):
+    with mock.patch.object(sys, "argv", [f"{script.__name__}.py", *words.split(), "--device", "cpu"]):
+        try:
+            run_script(script.main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def cifar(data_dir, log_dir, more=""):
+    return run(train_cifar10, f"{TINY_CIFAR} --data_dir {data_dir} --log_dir {log_dir} {more}")
+
+
+def afhq(data_dir, log_dir, more=STEPS):
+    return run(train_afhq, f"{TINY_AFHQ} --data_path {data_dir} --save_folder {log_dir} {more}")
+
+
+def weights(file):
+    content = checkpoint.load(file)
+    return content["step"], content["model"]
+
+
+def same_training(a, b):
+    (step_a, weights_a), (step_b, weights_b) = weights(a), weights(b)
+    return step_a == step_b and all(torch.equal(weights_a[name], weights_b[name]) for name in weights_a)
+
+
+# ------------------------------------------------------------------------------------------------ CIFAR-10
+
+
+@pytest.mark.parametrize("network", ["--network conditional_unet", "--network unet --dim_mults 1 2"])
+def test_cifar_leaves_a_complete_folder(data_dir, tmp_path, network):
+    assert cifar(data_dir, tmp_path / "log", f"{network} --animate_every 2") == 0
+    names = {file.name for file in (tmp_path / "log").iterdir()}
+    assert {"config.json", "metrics.csv", "loss.png", "report.html", "inpainting.png", "mixture.png"} <= names
+    assert {"generated_images_epoch1_guidance_weight1.png", "generated_images_epoch2_guidance_weight1.png"} <= names
+    assert "animation_epoch2_guidance_weight1.gif" in names and "animation_epoch1_guidance_weight1.gif" not in names
+    ddpm, content = checkpoint.load_model(tmp_path / "log" / "model_epoch2.pt", torch.device("cpu"))
+    assert content["class_names"] == CIFAR and ddpm.nn_model.size == (3, 32, 32)
+
+
+def test_cifar_defaults_are_the_exercise(data_dir, tmp_path):
+    assert cifar(data_dir, tmp_path / "log") == 0
+    defaults = json.loads((tmp_path / "log" / "config.json").read_text())["defaults"]
+    expected = {"g_weight": [1, 3], "n_samples": 4, "save_every": 10, "animate_every": 20, "flip": "on"}
+    assert {name: defaults[name] for name in expected} == expected
+    assert defaults["log_dir"].endswith("log_cifar10") and defaults["im_height"] == 32
+
+
+def test_flips_mirror_training_images_only_and_resume_exactly(data_dir, tmp_path, monkeypatch):
+    from datasets import ImageSet
+
+    flips = []
+    original = ImageSet.batch
+
+    def batch(self, index, flip=None):
+        flips.append(None if flip is None else flip.tolist())
+        return original(self, index, flip)
+
+    monkeypatch.setattr(ImageSet, "batch", batch)
+    assert cifar(data_dir, tmp_path / "a") == 0
+    drawn = [flip for flip in flips if flip is not None]
+    assert len(drawn) == 4 and {len(flip) for flip in drawn} == {8}  # 20 images: two batches of 8 in each epoch
+    assert len({tuple(flip) for flip in drawn}) > 1 and 5 < sum(map(sum, drawn)) < 27
+    assert None in flips  # validation
+    assert cifar(data_dir, tmp_path / "b", "--n_epochs 1") == 0
+    assert cifar(data_dir, tmp_path / "b", "--n_epochs 2 --resume") == 0
+    assert same_training(tmp_path / "a" / "checkpoint.pt", tmp_path / "b" / "checkpoint.pt")
+
+
+def test_a_height_that_does_not_halve_is_one_line(data_dir, tmp_path, capsys):
+    assert cifar(data_dir, tmp_path / "log", "--network unet --im_height 28 --dim_mults 1 2 2 2") == 2
+    assert "height must be divisible by 8" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ AFHQ
+
+
+@pytest.fixture(scope="module")
+def animal_run(data_dir, tmp_path_factory):
+    log_dir = tmp_path_factory.mktemp("afhq") / "log"
+    assert afhq(data_dir, log_dir) == 0
+    return log_dir
+
+
+def test_afhq_leaves_a_complete_folder(animal_run):
+    names = {file.name for file in animal_run.iterdir()}
+    marks = (3, 6, 7)  # every third step, and the last
+    assert {f"samples_step{s}.png" for s in marks} | {f"model_step{s}.pt" for s in marks} <= names
+    assert {"loss.png", "forward_process.png", "backward_process.png", "animation_step7.gif", "report.html"} <= names
+    rows = list(csv.DictReader(open(animal_run / "metrics.csv")))
+    assert [row["step"] for row in rows] == [str(s) for s in range(1, 8)]
+    assert [bool(row["val_loss"]) for row in rows] == [s in marks for s in range(1, 8)]
+    page = (animal_run / "report.html").read_text()
+    assert "finished 7 of 7 steps" in page and "forward_process.png" in page
+    assert imageio.imread(animal_run / "samples_step7.png").std() > 10
+
+
+def test_afhq_trains_on_one_class_without_classes(animal_run):
+    ddpm, content = checkpoint.load_model(animal_run / "model_step7.pt", torch.device("cpu"))
+    assert content["class_names"] == [] and ddpm.nn_model.n_classes == 0
+    config = json.loads((animal_run / "config.json").read_text())
+    assert config["dataset"]["train_images"] == 11 and config["dataset"]["classes"] == ["cat"]  # one is held out
+    expected = {"batch_size": 32, "n_timesteps": 50, "schedule": "cosine", "loss": "l1", "l_rate": 1e-3, "unet_dim": 16}
+    assert {name: config["defaults"][name] for name in expected} == expected
+
+
+def test_afhq_resumes_exactly(data_dir, animal_run, tmp_path):
+    assert (
+        afhq(data_dir, tmp_path / "log", "--train_steps 5 --save_and_sample_every 3") == 0
+    )  # in the middle of epoch 3
+    assert afhq(data_dir, tmp_path / "log", f"{STEPS} --resume") == 0
+    assert same_training(animal_run / "checkpoint.pt", tmp_path / "log" / "checkpoint.pt")
+
+
+def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, capsys):
+    file = animal_run / "model_step7.pt"
+    assert afhq(data_dir, tmp_path / "log", f"--train_steps 1 --load_path {file} --learning_rate 1e-30") == 0
+    before, after = weights(file)[1], weights(tmp_path / "log" / "checkpoint.pt")[1]
+    assert all(torch.allclose(before[name], after[name]) for name in before)
+    assert afhq(data_dir, tmp_path / "other", f"--load_path {file} --unet_dim 16") == 1
+    assert "do not fit" in capsys.readouterr().err
+    assert afhq(data_dir, tmp_path / "other", "--load_path nowhere.pt") == 1
+
+
+def test_afhq_other_animals(data_dir, tmp_path, capsys):
+    assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
+    assert afhq(data_dir, tmp_path / "log2", "--data_class cow") == 2
+    assert "the classes are cat, dog" in capsys.readouterr().err
