@@ -63,7 +63,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add(
         "--animate_every",
         type=whole(1),
-        default=5,
+        default=1,
         metavar="E",
         help="GIFs with the pictures of every E-th epoch, and at the end",
     )

@@ -137,14 +137,17 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
         self.optimizer.step()
-        if self.average:
-            self.average.update(self.step)
+        self.update_average()
 
         self.step += 1
         self.pending.append((t, losses.detach()))
         if self.step % FLUSH_EVERY == 0 or self.step % self.row_steps == 0 or self.step == self.last_step:
             self.flush()
         self.train_seconds += time.perf_counter() - began
+
+    def update_average(self) -> None:
+        if self.average:
+            self.average.update(self.step)
 
     def order_of_epoch(self, epoch: int) -> torch.Tensor:
         """The training images in the order of an epoch (from 0), as indices."""
@@ -254,7 +257,9 @@ class Trainer:
             raise CallError(f"{path} is of a run with other arguments: {'; '.join(forbidden)}. Use its arguments, "
                             "or another --log_dir, or leave out --resume")  # fmt: skip
         if content["step"] > self.last_step:
-            raise CallError(f"{path} stands at step {content['step']}, and the run asked for ends at {self.last_step}")
+            raise CallError(
+                f"{path} stands at step {content['step']}, but the run asked for is over at step {self.last_step}"
+            )
         checkpoint.load_weights(self.ddpm.nn_model, content["model"], path)
         checkpoint.load_weights(self.averaged.nn_model, content["average"], path)
         for group in content["optimizer"]["param_groups"]:

@@ -62,7 +62,7 @@ class ResidualJudge(nn.Module):
         return self.layers[:-2](x)  # without the dropout, which does nothing in eval mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        return self.layers(x) / 8  # the features are maxima, and large: without this the last layer learns too fast
 
 
 class Residual(nn.Module):

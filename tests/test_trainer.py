@@ -204,7 +204,7 @@ def test_fewer_epochs_than_done_are_refused(train, signal_at, tmp_path, capsys):
     train(tmp_path / "log")
     capsys.readouterr()
     assert train(tmp_path / "log", "--resume --n_epochs 1") == 2
-    assert "--n_epochs 1 is over" in last_line(capsys)
+    assert f"is over at step {STEPS}" in last_line(capsys)
 
 
 def test_a_finished_run_says_so_and_makes_its_pictures_again(train, tmp_path, capsys):
