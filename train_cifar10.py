@@ -15,7 +15,7 @@ from class_training import train_classes, training_parser
 from cli import run_script
 
 EXPECTED = (
-    "The mean training loss falls below 0.1 in the first epochs and then hardly at all, long before pictures are good. "
+    "The mean training loss falls fast in the first epochs and then hardly at all, long before pictures are good. "
     "Judge progress by the quarters of t and by the pictures; photographs need far more steps than digits."
 )
 DEFAULTS = {
