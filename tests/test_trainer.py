@@ -287,7 +287,7 @@ def test_an_earlier_run_is_moved_aside_never_overwritten(train, tmp_path, capsys
 def test_every_epoch_sees_each_image_at_most_once_in_a_new_order(train, tmp_path, monkeypatch):
     batches = []
     original = ImageSet.batch
-    monkeypatch.setattr(ImageSet, "batch", lambda self, index: (batches.append(index), original(self, index))[1])
+    monkeypatch.setattr(ImageSet, "batch", lambda self, i, flip=None: (batches.append(i), original(self, i, flip))[1])
     assert train(tmp_path / "log") == 0
     epochs = [batches[e * (STEPS + 2) : e * (STEPS + 2) + STEPS] for e in range(3)]  # then 2 of validation
     orders = [torch.cat(epoch) for epoch in epochs]
@@ -431,7 +431,7 @@ def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
     [
         ("--im_height 30", "height must be divisible by 4"),
         ("--n_features 12", "n_features must be a multiple of 8"),
-        ("--n_classes 11", "n_classes = 11: mnist has only 10 classes"),
+        ("--n_classes 11", "n_classes = 11: mnist has no more than 10"),
         ("--n_epochs 0", "--n_epochs: must be at least 1, not 0"),
         ("--batch_size x", "--batch_size: invalid"),
         ("--l_rate 0", "--l_rate: must be in (0, 1e+30), not 0"),
