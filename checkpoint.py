@@ -8,6 +8,7 @@ sees it, and the rest is read with `weights_only=True`, so that no file can run 
 
 from __future__ import annotations
 
+import io
 import pickletools
 import zipfile
 from pathlib import Path
@@ -68,9 +69,7 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
         raise RunError(f"there is no file {path}")
     with open(path, "rb") as file:
         try:
-            _check_archive(file)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
             raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -143,8 +142,12 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def _check_archive(file: IO[bytes]) -> None:
-    """Raise unless the file is laid out as torch.save lays it out, whole, and names nothing unknown."""
+def _checked_archive(file: IO[bytes]) -> IO[bytes]:
+    """What torch may read: the parts of the file, packed anew. Raises unless they are laid out as torch.save lays them
+    out, whole, and name nothing unknown.
+
+    Packed anew, because a file can hold two tables of contents, of which torch would read the one not checked here.
+    """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -161,6 +164,12 @@ def _check_archive(file: IO[bytes]) -> None:
             looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
             if looks_up and argument not in NAMES:
                 raise ValueError(f"it names {argument!r}")
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as copy:
+            for member in members:
+                copy.writestr(member.filename, archive.read(member))
+    packed.seek(0)
+    return packed
 
 
 def _is_plain(value: Any, *kinds: type) -> bool:

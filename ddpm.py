@@ -337,7 +337,7 @@ class DDPM(nn.Module):
         'input': the gradient with respect to x_t, back through the network ([DPS], [PiGDM]), which moves the hidden
             pixels together with the known ones.
         'repaint': no gradient; the known pixels are replaced by their noised truth, and stretches of jump_length steps
-            are walked down n_resample times with new noise, until hidden and known pixels agree ([RePaint]).
+            are walked down n_resample times with new noise, so that hidden and known pixels may come to agree ([RePaint]).
 
         How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
         k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale

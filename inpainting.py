@@ -106,7 +106,8 @@ def step_that_fits(gradient: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
 
     The slope s = <error, J^T error> / <error, error> makes the known pixels move by their error on average, as they do
     with 'mean', and the hidden ones in proportion. In [PiGDM] s is a function of t alone, right for data of variance 1;
-    measured it is right for any: completions of Gaussian data then have the exact conditional mean (see the tests).
+    measured it fits any. For Gaussian data it is exact where the error is an eigenvector of the known pixels' block of J
+    (a single known pixel, for one), and an approximation elsewhere.
     """
     dims = tuple(range(1, error.ndim))
     slope = (gradient * error).sum(dims, keepdim=True) / (error * error).sum(dims, keepdim=True).clamp(min=1e-12)
