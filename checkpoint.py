@@ -17,7 +17,7 @@ from typing import IO, Any, Dict
 import torch
 import torch.nn as nn
 
-from cli import CallError, RunError
+from cli import CallError, RunError, values_from_call
 from datasets import SOURCES
 from ddpm import DDPM
 from networks import Conditional_UNet, unet
@@ -47,11 +47,9 @@ ADJUSTABLE = {"l_rate", "amp"}
 
 def build(spec: Spec, device: torch.device, amp_dtype: torch.dtype | None = None) -> DDPM:
     """The DDPM that `spec` describes, with fresh weights. CallError if its arguments are impossible."""
-    try:
+    with values_from_call():
         network = NETWORKS[spec["network"]](**spec["network_arguments"])
         return DDPM(network, device=device, amp_dtype=amp_dtype, **spec["ddpm"])
-    except ValueError as error:
-        raise CallError(str(error)) from None
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -157,17 +155,19 @@ def _checked_archive(file: IO[bytes]) -> IO[bytes]:
         pickles = [member for member in members if member.filename.lower().endswith(".pkl")]
         if len(pickles) != 1:
             raise ValueError("it is not one torch.save")
-        if archive.testzip() is not None:
-            raise ValueError("a checksum is wrong")
-        for operation, argument, _ in pickletools.genops(archive.read(pickles[0])):
+        try:
+            parts = {member.filename: archive.read(member) for member in members}
+        except zipfile.BadZipFile:
+            raise ValueError("a checksum is wrong") from None
+        for operation, argument, _ in pickletools.genops(parts[pickles[0].filename]):
             # Whatever looks up a name: GLOBAL, and those that torch does not use (STACK_GLOBAL, INST, EXT1 ...).
             looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
             if looks_up and argument not in NAMES:
                 raise ValueError(f"it names {argument!r}")
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as copy:
-            for member in members:
-                copy.writestr(member.filename, archive.read(member))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as copy:
+        for name, part in parts.items():
+            copy.writestr(name, part)
     packed.seek(0)
     return packed
 

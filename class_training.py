@@ -11,13 +11,13 @@ import torch
 import datasets
 from checkpoint import Spec, build
 from cli import (
-    CallError,
     HelpFormatter,
     add_method_arguments,
     add_running_arguments,
     number,
     pick_amp,
     pick_device,
+    values_from_call,
     whole,
 )
 from figures import draw_class_run
@@ -41,7 +41,6 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
     add("--im_height", type=whole(8), default=28, help="height and width of the images, divisible by 4")
     add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
-
     add("--drop_prob", type=number(0, 1), default=0.1, help="how often training hides the class")
 
     add = parser.add_argument_group("data").add_argument
@@ -95,12 +94,10 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     ddpm = build(spec, device, pick_amp(args.amp, device))
 
     shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
-    try:
+    with values_from_call():
         train_set, val_set = (
             datasets.load(args.dataset, args.data_dir, train, limit=limit, n_workers=args.n_workers, **shape)
             for train, limit in ((True, args.limit), (False, None))
         )
-    except ValueError as error:
-        raise CallError(str(error)) from None
     defaults = plain_arguments(parser.parse_args([]))
     Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run).run()

@@ -6,6 +6,7 @@ Exit status: 0 finished, 1 a run that failed, 2 a wrong call, 128 + n stopped by
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import math
 import os
@@ -17,7 +18,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ class RunError(RuntimeError):
 
 class CallError(ValueError):
     """A call that cannot be meant, in one line (exit status 2)."""
+
+
+@contextlib.contextmanager
+def values_from_call() -> Iterator[None]:
+    """A ValueError in the block is about a value that the call gave: it becomes a CallError."""
+    try:
+        yield
+    except ValueError as error:
+        raise CallError(str(error)) from None
 
 
 # ------------------------------------------------------------------------------------------------ arguments
@@ -196,6 +206,13 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
 
 
+def live_line(line: str) -> None:
+    """A line that the next one overwrites; only on a terminal."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
+        print(f"\r{line[:width]:<{width}}\r", end="", flush=True)
+
+
 class Progress:
     """How far a long job is, how fast it goes and how long it still takes: a live line on a terminal, and elsewhere,
     where lines stay, a plain one every 30 seconds. `total` and `done` count `unit`s.
@@ -216,16 +233,15 @@ class Progress:
         left = format_duration((self.total - self.done) / speed)
         line = f"{self.done:,.0f} of {self.total:,} {self.unit}, {speed:.3g} {self.unit}/s, {left} left"
         if self.live:
-            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
-            line = f"\r{line[:width]:<{width}}\r"
-        print(line, end="" if self.live else "\n", flush=True)
+            live_line(line)
+        else:
+            print(line, flush=True)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.live:  # wipe the live line
-            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
+        live_line("")
 
 
 # ------------------------------------------------------------------------------------------------ how a script ends

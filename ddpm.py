@@ -342,7 +342,7 @@ class DDPM(nn.Module):
         How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
         k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale
         means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
-        out of x0_hat. 0 is plain sampling; at 1 the known pixels of 'mean' follow q(x_{t-1} | x_t, x_0 = y) and end as y
+        out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean' follow q(x_{t-1} | x_t, x_0 = y) and end as y
         itself. 'repaint' does not use it.
 
         Args:

@@ -31,6 +31,7 @@ from cli import (
     pick_amp,
     pick_device,
     run_script,
+    values_from_call,
     whole,
 )
 from datasets import ImageSet, to_float
@@ -67,11 +68,9 @@ def main() -> None:
 
     name, shape = checkpoint.data_of(ddpm, content)
     n_classes = len(content["class_names"])
-    try:
+    with values_from_call():
         train_set = datasets.load(name, args.data_dir, train=True, **shape).to(device)
         test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
-    except ValueError as error:
-        raise CallError(str(error)) from None
     judge_name = "judge_{name}_{n_classes}x{im_height}x{im_channels}.pt".format(name=name, **shape)
     judge, judge_accuracy = trusted_judge(args.judge_dir / judge_name, train_set, test_set)
     print(f"judge: {judge_accuracy:.2%} of {len(test_set):,} real test images", flush=True)

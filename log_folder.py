@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import sys
 from pathlib import Path
 from typing import IO, Any
 
-from cli import CallError
+from cli import CallError, live_line
 from utils import write_json
 
 try:
@@ -97,6 +95,4 @@ class LogFolder:
 
     def live(self, line: str) -> None:
         """A line that the next one overwrites; only on a terminal."""
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
-            print(f"\r{line[:width]:<{width}}\r", end="", flush=True)
+        live_line(line)

@@ -39,6 +39,7 @@ from cli import (
     pick_amp,
     pick_device,
     run_script,
+    values_from_call,
     whole,
 )
 from datasets import one_hot, to_float
@@ -240,10 +241,8 @@ def masks_of(hidden: Sequence[str], height: int, width: int, seed: int) -> list[
 def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any]) -> torch.Tensor:
     """The first n test images of the data set that a model was trained on, float32 [n, C, H, W] in [-1, 1]."""
     name, shape = checkpoint.data_of(ddpm, content)
-    try:
+    with values_from_call():
         return to_float(datasets.load(name, data_dir, train=False, limit=n, **shape).images)
-    except ValueError as error:
-        raise CallError(str(error)) from None
 
 
 def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:

@@ -20,7 +20,6 @@ import checkpoint
 import datasets
 from animal_figures import draw_animal_run
 from cli import (
-    CallError,
     HelpFormatter,
     add_method_arguments,
     add_running_arguments,
@@ -28,6 +27,7 @@ from cli import (
     pick_amp,
     pick_device,
     run_script,
+    values_from_call,
     whole,
 )
 from trainer import Trainer, plain_arguments
@@ -99,12 +99,10 @@ def main() -> None:
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
     shape = {"n_classes": None, "im_height": args.im_height, "im_channels": 3, "n_workers": args.n_workers}
-    try:
+    with values_from_call():
         train_set, val_set = (
             datasets.load("afhq", args.data_dir, train, **shape).only(args.data_class) for train in (True, False)
         )
-    except ValueError as error:
-        raise CallError(str(error)) from None
     args.dataset = "afhq"
     defaults = plain_arguments(parser().parse_args([]))
     Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw_animal_run).run()

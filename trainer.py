@@ -90,7 +90,6 @@ class Trainer:
         self.step = 0  # training steps completed: all that is needed to know which comes next
         self.saved_step = 0  # the step of the checkpoint on the disk
         self.history: list[dict[str, Any]] = []  # a row for each epoch (or row_steps) completed
-        self.measured: list[dict[str, Any]] = []  # what `draw` measured, a row for each set of pictures
         self.started, self.first_step = time.time(), 0  # of this process
         self.order: torch.Tensor | None = None  # of the images in this epoch
         self.reset_row()
@@ -266,7 +265,7 @@ class Trainer:
             group.update(self.adam)  # not the file's: the device and the learning rate may be others now
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = self.first_step = self.saved_step = content["step"]
-        self.history, self.measured = content["history"], content["measured"]
+        self.history = content["history"]
         self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
         self.train_seconds = content["train_seconds"]
         self.folder.write_config(self.config(), resumed_at=self.step)
@@ -322,7 +321,6 @@ class Trainer:
                 "step": self.step,
                 "epoch": self.step // self.steps_per_epoch,
                 "history": self.history,
-                "measured": self.measured,
                 "loss_sums": self.loss_sums.tolist(),
                 "loss_counts": self.loss_counts.tolist(),
                 "train_seconds": self.train_seconds,

@@ -369,9 +369,9 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epo
 
     Args:
         path: the PNG to write.
-        history: a dict per epoch, or per stretch of steps, with `unit`, "train_loss" and, where known, "val_loss" and "loss_q1" .. "loss_q4": the
-            mean loss for t in the lowest .. highest quarter of 1..T. None, NaN and missing values leave a gap; rows may
-            be those of a CSV file, with text for numbers.
+        history: a dict per epoch, or per stretch of steps, with `unit`, "train_loss" and, where known, "val_loss" and
+            "loss_q1" .. "loss_q4": the mean loss for t in the lowest .. highest quarter of 1..T. None, NaN and missing
+            values leave a gap; rows may be those of a CSV file, with text for numbers.
         unit: "epoch" or "step": what the horizontal axis counts.
 
     Raises ValueError if `history` is empty.

@@ -18,6 +18,7 @@ from tiny_run import STEPS, TINY
 
 import checkpoint
 import trainer
+from cli import pick_amp
 from datasets import ImageSet, load
 from figures import real_rows
 from signals import Stop
@@ -109,7 +110,8 @@ def test_animation_shows_the_recorded_steps(whole_run):
 def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
     """The file alone rebuilds network and schedule; with the noise of the pictures it gives the last frame's pixels."""
     content = checkpoint.load(whole_run / "model_epoch3.pt")
-    ddpm = checkpoint.build(content["spec"], torch.device("cpu"))
+    cpu = torch.device("cpu")
+    ddpm = checkpoint.build(content["spec"], cpu, pick_amp("auto", cpu))  # bfloat16 too, where the run had it
     ddpm.nn_model.load_state_dict(content["model"])
     assert ddpm.n_timesteps == 8 and content["class_names"] == list("0123456789")
     noise = torch.Generator().manual_seed(trainer.seed_for(0, trainer.PICTURES))
