@@ -18,7 +18,7 @@ import cli
 import export
 import figures
 import sample
-from cli import CallError, Progress, RunError, run_script
+from cli import CallError, Progress, RunError, pick_amp, run_script
 from datasets import load, to_uint8
 from image_files import read_images, read_mask, read_picture
 from inpainting import mask_named
@@ -32,9 +32,15 @@ def model(whole_run):
     return whole_run / "model_epoch3.pt"
 
 
+def loaded(file, raw=False):
+    """The model as sample.py has it: in bfloat16 where this processor computes in it."""
+    cpu = torch.device("cpu")
+    return checkpoint.load_model(file, cpu, pick_amp("auto", cpu), raw)[0]
+
+
 @pytest.fixture
 def ddpm(model):
-    return checkpoint.load_model(model, torch.device("cpu"))[0]
+    return loaded(model)
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ def test_results_go_beside_the_model_and_into_the_report(run, whole_run, tmp_pat
 def test_raw_weights(run, whole_run, tmp_path, page, capsys):
     assert run("--raw") == 2 and "--raw needs a checkpoint.pt" in capsys.readouterr().err
     assert run("--raw --classes 1 --n_samples 1", whole_run / "checkpoint.pt") == 0
-    ddpm, _ = checkpoint.load_model(whole_run / "checkpoint.pt", torch.device("cpu"), raw=True)
+    ddpm = loaded(whole_run / "checkpoint.pt", raw=True)
     y, _ = ddpm.sample(1, g_weight=1, classes=[1], generator=seeded())
     title = "checkpoint.pt, raw weights, guidance weight 1, seed 0"
     found = imageio.imread(tmp_path / "out" / "samples.png")
@@ -166,7 +172,7 @@ def test_a_model_without_classes(run, tmp_path, page, monkeypatch, capsys):
     more = {"arguments": {}, "class_names": [], "epoch": 1}
     checkpoint.save(file, {"spec": spec, "model": Classless().state_dict(), **more})
     assert run("--n_samples 3", file) == 0
-    ddpm, _ = checkpoint.load_model(file, torch.device("cpu"))
+    ddpm = loaded(file)
     y, _ = ddpm.sample(9, n_classes=0, generator=seeded())
     found = imageio.imread(tmp_path / "out" / "samples.png")
     np.testing.assert_array_equal(found, page([("", y)], None, "model.pt, guidance weight 1, seed 0", 3))
