@@ -342,8 +342,8 @@ class DDPM(nn.Module):
         How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
         k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale
         means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
-        out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean' follow q(x_{t-1} | x_t, x_0 = y) and end as y
-        itself. 'repaint' does not use it.
+        out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean'
+        follow q(x_{t-1} | x_t, x_0 = y) and end as y itself. 'repaint' does not use it.
 
         Args:
             y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.
@@ -368,12 +368,14 @@ class DDPM(nn.Module):
         if c is not None:
             if c.ndim != 2 or len(c) != len(y):
                 raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
+            if not c.isfinite().all():
+                raise ValueError(f"c must be finite, but holds {_first_non_finite(c)}")
             c = c.to(self.device, torch.float32).repeat(n_sample, 1)
         y, ymask = (values.repeat(n_sample, *[1] * (y.ndim - 1)) for values in (y, ymask))
         shared = {"c": c, "g_weight": g_weight, "mixture": mixture}
 
-        x = torch.randn(y.shape, device=self.device, generator=generator)
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # False: 'input' needs gradients, wherever it is called
+            x = torch.randn(y.shape, device=self.device, generator=generator)
             if method == "repaint":
                 return inpainting.repaint(self._fast(), x, y, ymask, times, shared, generator, progress)
             back = method == "input"
