@@ -70,7 +70,7 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
             content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
             raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not _is_plain(content.get("format"), int) or content["format"] != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
     missing = [key for key in needed if key not in content]
     if missing:
@@ -95,11 +95,10 @@ def load_model(
     try:
         network = _check_spec(content["spec"])
         _check_weights(weights, network, path.stat().st_size)
-        n_classes, names = getattr(network, "n_classes", None) or 0, content["class_names"]
-        if type(names) is not list or len(names) != n_classes or not all(_is_plain(name, str) for name in names):
-            raise ValueError(f"its class_names are no list of {n_classes} short strings")
-        if type(content["arguments"]) is not dict:
-            raise ValueError("its arguments are no dict")
+        _check_class_names(content["class_names"], getattr(network, "n_classes", None) or 0)
+        _plain_values(content["arguments"], "arguments")
+        if not _is_plain(content["epoch"], int):
+            raise ValueError("its epoch is no number")
     except Exception as error:  # as above: constructors raise anything when they are fed anything
         raise RunError(f"{path} holds no model of this suite ({_reason(error)})") from None
     ddpm = build(content["spec"], device, amp_dtype)
@@ -179,18 +178,30 @@ def _is_plain(value: Any, *kinds: type) -> bool:
     return len(value) <= 100 if isinstance(value, str) else value is None or abs(value) < 2**63
 
 
+def _plain_values(arguments: Any, what: str) -> list[Any]:
+    """The values of a dict, those of its lists one by one. Raises unless all of them, and its keys, are plain."""
+    if type(arguments) is not dict:
+        raise ValueError(f"its {what} are no dict")
+    values = [v for value in arguments.values() for v in (value if type(value) is list else [value])]
+    if len(values) > 1000 or not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
+        raise ValueError(f"its {what} are no plain values")
+    return values
+
+
+def _check_class_names(names: Any, n_classes: int) -> None:
+    """Raise unless `names` are n_classes different words that can stand in a figure and on a terminal."""
+    if type(names) is not list or not all(_is_plain(name, str) and name.isprintable() for name in names):
+        raise ValueError("its class_names are no list of short words")
+    if len(names) != n_classes or len(set(names)) != n_classes:
+        raise ValueError(f"its class_names are not {n_classes} different ones")
+
+
 def _check_spec(spec: Any) -> nn.Module:
     """The network of a recipe, without memory for its weights (on the meta device). Raises if the recipe is impossible."""
     if type(spec) is not dict or not _is_plain(spec.get("network"), str) or spec["network"] not in NETWORKS:
         raise ValueError("its spec names no network of this suite")
     for part, most in (("network_arguments", MOST_UNITS), ("ddpm", MOST_TIMESTEPS)):
-        arguments = spec.get(part)
-        if type(arguments) is not dict:
-            raise ValueError(f"its spec has no {part}")
-        values = [v for value in arguments.values() for v in (value if type(value) is list else [value])]
-        if len(values) > 100 or not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
-            raise ValueError(f"its {part} are no plain values")
-        too_large = [v for v in values if type(v) is int and v > most]
+        too_large = [v for v in _plain_values(spec.get(part), part) if type(v) is int and v > most]
         if too_large:
             raise ValueError(f"its {part} hold {too_large[0]:,}, more than {most:,}")
     DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
