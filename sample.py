@@ -6,6 +6,7 @@
     python sample.py log/log_mnist/model_epoch20.pt --guidance_sweep 0 0.5 1 2 3 5 8          # guidance_sweep.png
     python sample.py log/log_mnist/model_epoch20.pt --inpaint                  # inpainting.png, of test images
     python sample.py log/log_mnist/model_epoch20.pt --inpaint photo.jpg --mask mask.png --method repaint --classes 3
+    python sample.py log/log_mnist/model_epoch20.pt --inpaint ink_on_paper.jpg --invert       # as white ink on black
     python sample.py log/log_mnist/model_epoch20.pt --npz 50000                # samples.npz, for tools that measure FID
 
 The model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is needed. Results go beside it, or to
@@ -56,7 +57,7 @@ MODES = {
     "guidance_sweep": {"classes": None},
     "inpaint": {
         **{"classes": None, "n_samples": 5, "g_weight": 1.0},
-        **{"mask": None, "method": "mean", "scale": 1.0, "data_dir": Path("./data")},
+        **{"mask": None, "method": "mean", "scale": 1.0, "invert": False, "data_dir": Path("./data")},
     },
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
 }
@@ -102,6 +103,8 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--animate", action="store_true", default=None, help="also write the reverse process of the grid as samples.gif"
     )
+    add("--invert", action="store_true", default=None, help="turn the images of --inpaint to their negatives: for dark "
+        "ink on white paper and a model of white digits on black. (Transparent parts of an image are white paper.)")  # fmt: skip
     add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
     add("--method", choices=inpainting.METHODS, help="how --inpaint completes images (mean)")
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
@@ -123,6 +126,7 @@ def parse_arguments() -> argparse.Namespace:
         "scale": args.method == "repaint",
         "g_weight": args.mode == "inpaint" and not args.classes,
         "data_dir": bool(args.inpaint),
+        "invert": not args.inpaint,
     }
     for name in sorted({name for options in MODES.values() for name in options}):
         if getattr(args, name) is None:
@@ -194,7 +198,7 @@ def draw_sweep(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conte
 def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
     size = ddpm.nn_model.size
     if args.inpaint:
-        images = read_images(args.inpaint, size)
+        images = to_float(read_images(args.inpaint, size, args.invert))
         hidden = [args.mask or "bottom"] * len(images)
     else:
         images = first_test_images(len(HIDDEN), args.data_dir, ddpm, content)

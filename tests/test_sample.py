@@ -18,9 +18,9 @@ import cli
 import export
 import figures
 import sample
-from cli import CallError, Progress, RunError, pick_amp, run_script
-from datasets import load, to_uint8
-from image_files import read_images, read_mask, read_picture
+from cli import CallError, Progress, pick_amp, run_script
+from datasets import load, to_float, to_uint8
+from image_files import read_images
 from inpainting import mask_named
 from utils import plot_groups
 
@@ -276,7 +276,7 @@ def test_own_images_are_completed(run, ddpm, tmp_path, page, classes):
         f"--method repaint --mask random --n_samples 2 --g_weight 2 --classes {' '.join(map(str, classes))} --seed 4"
     )
     assert run(f"--inpaint {files[0]} {files[1]} {words}") == 0
-    images, generator = read_images(files, (1, 28, 28)), seeded(4)
+    images, generator = to_float(read_images(files, (1, 28, 28))), seeded(4)
     masks = torch.cat([mask_named("random", 28, 28, generator) for _ in files])
     c = torch.eye(10)[(classes * 2)[:2]]
     completed = ddpm.complete_image(images, masks, 1.0, "repaint", c, 2.0, 2, generator=seeded(4))
@@ -294,43 +294,15 @@ def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
     imageio.imwrite(tmp_path / "a.png", np.full((30, 30), 255, np.uint8))
     expected = torch.zeros(1, 1, 28, 28)
     expected[..., :14, :14] = 1
-    assert torch.equal(read_mask(tmp_path / "mask.png", 28, 28), expected)
     calls = []
     monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments: calls.append(arguments))
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'}") == 0
     images, masks, heads = calls[0][2:5]
     assert torch.equal(masks, expected) and heads == ["mask.png"]
-    assert torch.allclose(images, torch.ones(1, 1, 28, 28))
-
-
-def test_pictures_of_all_kinds(tmp_path):
-    """Grey, colour, one bit, 16 bit and transparent pictures mean the same, and only a middle square is used."""
-    grey = np.zeros((4, 8), np.uint8)
-    grey[:, 2:6] = 255  # the middle square is white
-    files = {
-        "grey.png": grey,
-        "colour.png": np.stack([grey] * 3, -1),
-        "sixteen.png": grey.astype(np.uint16) * 257,
-        "transparent.png": np.stack([np.full_like(grey, 255)] * 3 + [grey], -1),  # white, clear at the sides
-        "animation.gif": np.stack([grey] * 3, -1),
-    }
-    for name, pixels in files.items():
-        imageio.imwrite(tmp_path / name, pixels)
-        picture = read_picture(tmp_path / name)
-        np.testing.assert_allclose(picture[0, 0].numpy(), grey / 255, atol=1e-6, err_msg=name)
-        for channels in (1, 3):
-            image = read_images([tmp_path / name], (channels, 28, 28))
-            assert torch.allclose(image, torch.ones(1, channels, 28, 28), atol=1e-6), name
-
-
-def test_colours_become_luminance_and_sizes_are_averaged(tmp_path):
-    pixels = np.zeros((56, 56, 3), np.uint8)
-    pixels[..., 1] = 255
-    pixels[::2] = 0  # every second line black: halving the size has to average, not to pick
-    imageio.imwrite(tmp_path / "green.png", pixels)
-    image = read_images([tmp_path / "green.png"], (1, 28, 28))
-    assert torch.allclose(image[..., 4:-4, :], torch.tensor(2 * 0.587 / 2 - 1), atol=0.02)
-    assert read_images([tmp_path / "green.png"] * 2, (3, 28, 28)).shape == (2, 3, 28, 28)
+    assert torch.equal(images, torch.ones(1, 1, 28, 28))
+    assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'} --invert") == 0
+    images, masks, _ = calls[1][2:5]
+    assert torch.equal(images, -torch.ones(1, 1, 28, 28)) and torch.equal(masks, expected)  # the mask means the same
 
 
 # ------------------------------------------------------------------------------------------------------------------ npz
@@ -460,6 +432,8 @@ def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
         ("--inpaint --g_weight 1", "--g_weight has no effect on --inpaint in this call"),
         ("--inpaint --method repaint --scale 1", "--scale has no effect on --inpaint in this call"),
         ("--inpaint a.png --data_dir x", "--data_dir has no effect on --inpaint in this call"),
+        ("--inpaint --invert", "--invert has no effect on --inpaint in this call"),
+        ("--npz 4 --invert", "--invert has no effect on --npz"),
         ("--inpaint {picture} --classes 1 2", "2 classes do not fit 1 images"),
         ("--inpaint {picture} --classes 11", "there is no class '11'"),
         ("--inpaint --method other", "invalid choice"),
@@ -501,6 +475,11 @@ def test_a_file_that_is_no_model(run, tmp_path, capsys):
     assert run("", tmp_path / "b.pt") == 1 and "no file" in capsys.readouterr().err
 
 
+def test_there_is_no_class_between_two(run):
+    with pytest.raises(CallError):
+        sample.class_index("3.0", NAMES)
+
+
 def test_help_shows_the_commands(run, capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
@@ -526,10 +505,3 @@ def test_progress(monkeypatch, capsys):
         progress.advance(4)
     text = capsys.readouterr().out
     assert "\n" not in text and "4 of 10 steps, 2 steps/s, 3 s left" in text and text.endswith(" \r")
-
-
-def test_errors_of_pictures_are_of_their_kind(tmp_path):
-    with pytest.raises(RunError):
-        read_picture(tmp_path)
-    with pytest.raises(CallError):
-        sample.class_index("3.0", NAMES)
