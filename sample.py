@@ -19,8 +19,12 @@ import argparse
 import contextlib
 import itertools
 import math
+import os
+import signal
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any, Iterator, Sequence
 
 import torch
@@ -32,6 +36,7 @@ import inpainting
 from cli import (
     CallError,
     Progress,
+    RunError,
     command_line,
     commit,
     device_name,
@@ -61,6 +66,8 @@ MODES = {
     },
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
 }
+
+MOST_IMAGES = 2500  # in one picture: the network sees them all at once
 
 # ------------------------------------------------------------------------------------------------ what the call means
 
@@ -145,6 +152,15 @@ def chosen(words: Sequence[str] | None, class_names: Sequence[str]) -> list[int]
     return [class_index(word, class_names) for word in words] if words else list(range(len(class_names)))
 
 
+def check_count(n_images: int) -> int:
+    """n_images, if one picture may show so many; CallError if not."""
+    if n_images > MOST_IMAGES:
+        raise CallError(
+            f"--n_samples: a picture holds at most {MOST_IMAGES:,} images, not {n_images:,}; --npz draws many"
+        )
+    return n_images
+
+
 # ------------------------------------------------------------------------------------------------ modes
 
 
@@ -153,7 +169,7 @@ def draw_grid(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conten
     n_columns = len(classes) or args.n_samples  # a square of samples without class
     generator = torch.Generator(ddpm.device).manual_seed(args.seed)
     suffixes = (".png", ".gif") if args.animate else (".png",)
-    n_images = args.n_samples * n_columns
+    n_images = check_count(args.n_samples * n_columns)
     with free_names(args.out, "samples", suffixes, beside=".gif") as paths:
         with Progress(n_images) as progress:
             y, steps = ddpm.sample(
@@ -177,7 +193,8 @@ def draw_mixtures(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], co
         raise CallError("--mix: the model has no classes")
     mixtures = [parse_mixture(text, names) for text in args.mix]
     n_columns = sum(len(weights) + 2 for weights in mixtures)
-    with free_names(args.out, "mixture") as paths, Progress(args.n_samples * n_columns) as progress:
+    n_images = check_count(args.n_samples * n_columns)
+    with free_names(args.out, "mixture") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(args.n_samples / ddpm.n_timesteps)  # noqa: E731
         mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed,
                        title(args, weight=True), advance)  # fmt: skip
@@ -220,7 +237,7 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
     if args.method == "repaint":
         times = inpainting.repaint_times(n_steps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE)
         n_steps = sum(after < before for before, after in zip(times, times[1:]))
-    n_images = args.n_samples * len(images)
+    n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
         inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
@@ -265,10 +282,19 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
         "torch": torch.__version__,
     }
     folder = args.out / export.PARTS
-    files = export.draw_parts(folder, ddpm, settings)
-    with free_names(args.out, "samples", (".npz",)) as paths:
-        export.write_npz(paths[0], files, export.labels_of(args.npz, classes))
-    export.remove_parts(folder)
+    with export.alone(args.out):
+        there, paths = export.finished(args.out, settings), []
+        if there:
+            print(
+                f"{there} is there, complete: this same command has made it (another --seed draws others)", flush=True
+            )
+        else:
+            files = export.draw_parts(folder, ddpm, settings)
+            whole = folder / "samples.npz"  # here, so that what a killed process leaves of it is removed with the parts
+            export.write_npz(whole, files, export.labels_of(args.npz, classes), settings)
+            with free_names(args.out, "samples", (".npz",)) as paths:
+                os.replace(whole, paths[0])
+        export.remove_parts(folder, settings)
     return paths
 
 
@@ -285,7 +311,8 @@ def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
 def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
     """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
 
-    An empty file holds the first name until the block has written it, so that two processes never get the same.
+    An empty file holds the first name until the block has written it, so that two processes never get the same. A block
+    that ends otherwise, also by a signal (see `ended_by_signals`), frees the name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for n in itertools.count(1):
@@ -303,6 +330,33 @@ def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), bes
             paths[0].unlink()
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The signals that would kill this process raise SystemExit(128 + n) in the block, as Ctrl-C raises KeyboardInterrupt:
+    so names that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
+    """
+
+    def leave(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    caught = [which for which in known if signal.getsignal(which) is signal.SIG_DFL]
+    for which in caught:
+        signal.signal(which, leave)
+    try:
+        yield
+    finally:
+        for which in caught:
+            signal.signal(which, signal.SIG_DFL)
+
+
+def refuse_nan(network: torch.nn.Module, inputs: Any, eps: torch.Tensor) -> None:
+    """A hook of the network, which its faster copies keep: RunError if what it predicts is no longer a number."""
+    if not eps.isfinite().all():
+        raise RunError("the model predicts values that are not finite: it diverged in training; take an earlier one")
+
+
+@ended_by_signals()
 def main() -> None:
     args = parse_arguments()
     device = pick_device(args.device)
@@ -311,6 +365,7 @@ def main() -> None:
     size = ddpm.nn_model.size
     if len(size) != 3 or size[0] not in (1, 3):
         raise CallError(f"{args.model} draws no images of 1 or 3 channels, but {list(size)}")
+    ddpm.nn_model.register_forward_hook(refuse_nan)
     draw = {
         "grid": draw_grid,
         "mix": draw_mixtures,
