@@ -67,7 +67,7 @@ MODES = {
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
 }
 
-MOST_IMAGES = 2500  # in one picture: the network sees them all at once
+MOST_IMAGES = 2500  # at once: where memory runs out, many systems do not raise an error but kill the process
 
 # ------------------------------------------------------------------------------------------------ what the call means
 
@@ -152,12 +152,11 @@ def chosen(words: Sequence[str] | None, class_names: Sequence[str]) -> list[int]
     return [class_index(word, class_names) for word in words] if words else list(range(len(class_names)))
 
 
-def check_count(n_images: int) -> int:
-    """n_images, if one picture may show so many; CallError if not."""
+def check_count(n_images: int, option: str = "--n_samples") -> int:
+    """n_images, if the network may see so many at once; CallError if not."""
     if n_images > MOST_IMAGES:
-        raise CallError(
-            f"--n_samples: a picture holds at most {MOST_IMAGES:,} images, not {n_images:,}; --npz draws many"
-        )
+        raise CallError(f"{option}: at most {MOST_IMAGES:,} images are drawn at once, not {n_images:,}; "
+                        "--npz draws any number, in parts")  # fmt: skip
     return n_images
 
 
@@ -270,7 +269,7 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
     classes = chosen(args.classes, names)
     settings = {
         "n_images": args.npz,
-        "batch_size": args.batch_size,
+        "batch_size": check_count(args.batch_size, "--batch_size"),
         "classes": classes,
         "g_weight": args.g_weight,
         "seed": args.seed,
