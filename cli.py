@@ -257,6 +257,10 @@ def run_script(main: Callable[[], None]) -> None:
         _leave(1, str(error))
     except torch.cuda.OutOfMemoryError:
         _leave(1, "the GPU has too little memory for this: try a smaller --batch_size or --n_features")
+    except (MemoryError, RuntimeError) as error:  # torch has no error of its own for the main memory
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        _leave(1, "there is too little memory for this: try a smaller --batch_size, --n_samples or --n_features")
     except OSError as error:
         _leave(1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:

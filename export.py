@@ -2,7 +2,7 @@
 
 Each part is drawn from a generator of its own, seeded by (seed, index of the part), and stands in a file of its own once
 it is complete. What is missing after an interruption is drawn by the next call, and the whole has the same bits as if
-nothing had happened.
+nothing had happened. The finished file tells in a member of its own what it was made from (SETTINGS).
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Sequence
+from typing import IO, Any, Sequence
 
 import numpy as np
 import torch
 
-from cli import CallError, Progress
+from cli import CallError, Progress, RunError
 from datasets import one_hot, to_uint8
 from ddpm import DDPM
+from log_folder import hold
 from trainer import seed_for
 from utils import atomic_write, write_json
 
 PARTS = "samples_npz_parts"  # the folder of the parts
+SETTINGS = "settings.json"  # what the parts, or a finished file, were made from
 EXPORT = 4  # the stream of random numbers; trainer.py has 0 to 3
 
 
@@ -42,14 +44,40 @@ def labels_of(n_images: int, classes: Sequence[int]) -> torch.Tensor:
     return torch.tensor(list(classes) or [-1]).repeat(-(-n_images // max(1, len(classes))))[:n_images]
 
 
+def alone(out: Path) -> IO[str]:
+    """A context in which no other process exports into the folder `out`, which is made. RunError if one does already.
+
+    What is held is samples.log, which stays: a lock that is removed with the parts could be held by two.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = hold(out / "samples.log")
+    if log is None:
+        raise RunError(f"another process is exporting into {out}: wait for it, or choose another --out")
+    return log
+
+
+def finished(out: Path, settings: dict[str, Any]) -> Path | None:
+    """The file in `out` that an export with these settings has written, if there is one."""
+    for file in sorted(out.glob("samples*.npz")):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if json.loads(archive.read(SETTINGS)) == settings:
+                    return file
+        except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile):
+            continue  # damaged, or not of this suite
+    return None
+
+
 def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]:
     """Draw the parts that `folder` does not hold yet, and return the files of all of them in order.
 
     settings: n_images, batch_size (images in a part), classes (list of indices, empty: no class), g_weight and seed;
-    whatever else stands in it has to be the same in the call that goes on. CallError if the folder holds other parts.
+    whatever else stands in it has to be the same in the call that goes on. CallError if the folder holds other parts,
+    RunError if the disk has too little room.
     """
-    _claim(folder, settings)
     height, width = ddpm.nn_model.size[1:]
+    _check_room(folder, settings["n_images"] * height * width * 3)
+    _claim(folder, settings)
     labels = labels_of(settings["n_images"], settings["classes"]).split(settings["batch_size"])
     files = [folder / f"part_{index:05d}.npy" for index in range(len(labels))]
     missing = [index for index, file in enumerate(files) if not _is_part(file, (len(labels[index]), height, width, 3))]
@@ -67,8 +95,11 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]
     return files
 
 
-def write_npz(path: Path, files: Sequence[Path], labels: torch.Tensor) -> None:
-    """Join the parts: arr_0 uint8 [N, H, W, 3], arr_1 int64 [N]. Only one part at a time is in memory."""
+def write_npz(path: Path, files: Sequence[Path], labels: torch.Tensor, settings: dict[str, Any]) -> None:
+    """Join the parts: arr_0 uint8 [N, H, W, 3], arr_1 int64 [N]. Only one part at a time is in memory.
+
+    The settings go in as a text, which tools that read arrays do not look at.
+    """
     shape = (len(labels), *np.load(files[0], mmap_mode="r").shape[1:])
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -78,10 +109,20 @@ def write_npz(path: Path, files: Sequence[Path], labels: torch.Tensor) -> None:
                 member.write(np.load(file).tobytes())
         with archive.open("arr_1.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, labels.numpy())
+        with archive.open(SETTINGS, "w") as member:
+            member.write(json.dumps(settings, indent=2).encode())
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the folder of the parts; killed in the middle, it leaves none that looks as if it could be continued."""
+def remove_parts(folder: Path, settings: dict[str, Any]) -> None:
+    """Remove the folder of the parts of a finished export, if it is there; that of another one stays.
+
+    Killed in the middle, this leaves none that looks as if it could be continued.
+    """
+    try:
+        if json.loads((folder / SETTINGS).read_text(encoding="utf-8")) != settings:
+            return
+    except (OSError, ValueError):
+        return
     done = folder.with_name(f".{folder.name}_done")
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
@@ -100,13 +141,24 @@ def _draw(
     )[0]
 
 
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """RunError if the disk has no room for the rest of the parts, n_bytes with those that stand, and for the whole."""
+    needed = 2 * n_bytes - sum(part.stat().st_size for part in folder.glob("part_*.npy"))
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise RunError(
+            f"the parts and the file they are joined to need {needed / 1e9:,.1f} GB more, but {folder.parent} has "
+            f"{free / 1e9:,.1f} GB free: ask for fewer images, or choose another --out"
+        )
+
+
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder, or make sure that what it holds are parts of this same export."""
-    file, advice = folder / "settings.json", f"remove {folder} to begin anew, or choose another --out"
-    if not file.exists():
-        if any(folder.glob("part_*.npy")):
-            raise CallError(f"{folder} holds parts, but no settings.json that says of what: {advice}")
+    file, advice = folder / SETTINGS, f"remove {folder} to begin anew, or choose another --out"
+    if not any(folder.glob("part_*.npy")):
         write_json(file, settings)
+    elif not file.exists():
+        raise CallError(f"{folder} holds parts, but no {SETTINGS} that says of what: {advice}")
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         differing = [name for name in settings if before.get(name) != settings[name]]

@@ -5,11 +5,7 @@
 
     images, labels, class_names = load_folder(Path("data/afhq"), train=True, size=64)
 
-What becomes of a file: turned upright by its EXIF orientation; the first frame of an animation; transparent parts laid
-on white; 16-bit grey scaled to 8 bits; every other colour mode converted by Pillow (embedded colour profiles are
-ignored); the square in its middle cut out; and that resized once, with Pillow's antialiased bilinear filter. It is the
-filter that `datasets.load` has for other sources, so that a set looks the same whichever way it came, and unlike the
-sharper ones it draws no bright or dark seams along edges.
+What becomes of a file: see `image_files.py`.
 
 Order: files are sorted by a hash of "class/file name". That shuffles them, so that the first N images are a fair sample
 of the classes, and it is the same order on every machine, whatever other files are added.
@@ -33,7 +29,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -42,19 +37,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from data_error import DataError, one_line
+from image_files import decode
 from utils import atomic_write
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # whatever the suffix: Pillow knows others that start programs
 TEST_FOLDERS = ["test", "val"]
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
 BAD_SHARE = 100  # more than one undecodable file in 100 is no accident
 CHUNK = 64  # files per task: few enough that Ctrl-C need not wait long for the tasks under way
-VERSION = 1  # part of the fingerprint: raise it when decoding or the order changes
+VERSION = 2  # part of the fingerprint: raise it when decoding or the order changes
 
 
 class ImageFile(NamedTuple):
@@ -147,38 +141,12 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
 # ---- From a file to pixels -------------------------------------------------------------------------------------------
 
 
-def decode(file: Path | str, size: int) -> np.ndarray:
-    """An image file as uint8 [3, size, size]. Raises some exception if Pillow cannot decode it."""
-    with Image.open(file, formats=FORMATS) as image:
-        image = to_rgb(ImageOps.exif_transpose(image))
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB: transparency on white, 16 bits scaled to 8."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, and nobody knows what white is")
-    if image.mode.startswith("I"):  # "I", "I;16", "I;16B": 16-bit grey, which Pillow would clip instead of scale
-        grey = np.asarray(image).clip(0, 65535) / 257
-        image = Image.fromarray(grey.round().astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 def _decode_files(files: list[str], size: int) -> tuple[np.ndarray, list[str | None]]:
     """uint8 [n, 3, size, size] of those that can be decoded, and for each file None or why it cannot."""
     images, faults = np.empty((len(files), 3, size, size), np.uint8), []
     for file in files:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about metadata: nothing that a user of the images could mend
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                images[faults.count(None)] = decode(file, size)
+            images[faults.count(None)] = decode(file, size, size)
             faults.append(None)
         except Exception as error:  # noqa: BLE001 - Pillow raises of every kind, and the reaction is the same
             faults.append(one_line(error))

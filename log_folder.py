@@ -17,6 +17,20 @@ except ImportError:  # Windows has no such locks; there, two runs in one folder 
     fcntl = None  # type: ignore[assignment]
 
 
+def hold(file: Path) -> IO[str] | None:
+    """Open a file to append to it, and hold it until it is closed or the process ends; None if another one holds it."""
+    log = open(file, "a", encoding="utf-8")
+    try:
+        if fcntl:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.close()
+        return None
+    except OSError:
+        pass  # a file system without locks
+    return log
+
+
 class LogFolder:
     """A folder for one run at a time. Opening it never destroys an earlier run.
 
@@ -38,17 +52,9 @@ class LogFolder:
             self.say(f"an earlier run stood in {path}: it was moved to {moved_to} (--resume would have continued it)")
 
     def _lock(self) -> IO[str]:
-        """Open train.log and hold it, so that a second process in the same folder finds it taken."""
-        log = open(self.path / "train.log", "a", encoding="utf-8")
-        try:
-            if fcntl:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CallError(
-                f"another process is training in {self.path}: wait for it, or take another --log_dir"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        log = hold(self.path / "train.log")
+        if log is None:
+            raise CallError(f"another process is training in {self.path}: wait for it, or take another --log_dir")
         return log
 
     def _clean(self) -> None:

@@ -6,6 +6,7 @@
     python sample.py log/log_mnist/model_epoch20.pt --guidance_sweep 0 0.5 1 2 3 5 8          # guidance_sweep.png
     python sample.py log/log_mnist/model_epoch20.pt --inpaint                  # inpainting.png, of test images
     python sample.py log/log_mnist/model_epoch20.pt --inpaint photo.jpg --mask mask.png --method repaint --classes 3
+    python sample.py log/log_mnist/model_epoch20.pt --inpaint ink_on_paper.jpg --invert       # as white ink on black
     python sample.py log/log_mnist/model_epoch20.pt --npz 50000                # samples.npz, for tools that measure FID
 
 The model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is needed. Results go beside it, or to
@@ -18,8 +19,12 @@ import argparse
 import contextlib
 import itertools
 import math
+import os
+import signal
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any, Iterator, Sequence
 
 import torch
@@ -31,6 +36,7 @@ import inpainting
 from cli import (
     CallError,
     Progress,
+    RunError,
     command_line,
     commit,
     device_name,
@@ -56,10 +62,12 @@ MODES = {
     "guidance_sweep": {"classes": None},
     "inpaint": {
         **{"classes": None, "n_samples": 5, "g_weight": 1.0},
-        **{"mask": None, "method": "mean", "scale": 1.0, "data_dir": Path("./data")},
+        **{"mask": None, "method": "mean", "scale": 1.0, "invert": False, "data_dir": Path("./data")},
     },
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
 }
+
+MOST_IMAGES = 2500  # at once: where memory runs out, many systems do not raise an error but kill the process
 
 # ------------------------------------------------------------------------------------------------ what the call means
 
@@ -102,6 +110,8 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--animate", action="store_true", default=None, help="also write the reverse process of the grid as samples.gif"
     )
+    add("--invert", action="store_true", default=None, help="turn the images of --inpaint to their negatives: for dark "
+        "ink on white paper and a model of white digits on black. (Transparent parts of an image are white paper.)")  # fmt: skip
     add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
     add("--method", choices=inpainting.METHODS, help="how --inpaint completes images (mean)")
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
@@ -123,6 +133,7 @@ def parse_arguments() -> argparse.Namespace:
         "scale": args.method == "repaint",
         "g_weight": args.mode == "inpaint" and not args.classes,
         "data_dir": bool(args.inpaint),
+        "invert": not args.inpaint,
     }
     for name in sorted({name for options in MODES.values() for name in options}):
         if getattr(args, name) is None:
@@ -141,6 +152,14 @@ def chosen(words: Sequence[str] | None, class_names: Sequence[str]) -> list[int]
     return [class_index(word, class_names) for word in words] if words else list(range(len(class_names)))
 
 
+def check_count(n_images: int, option: str = "--n_samples") -> int:
+    """n_images, if the network may see so many at once; CallError if not."""
+    if n_images > MOST_IMAGES:
+        raise CallError(f"{option}: at most {MOST_IMAGES:,} images are drawn at once, not {n_images:,}; "
+                        "--npz draws any number, in parts")  # fmt: skip
+    return n_images
+
+
 # ------------------------------------------------------------------------------------------------ modes
 
 
@@ -149,7 +168,7 @@ def draw_grid(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conten
     n_columns = len(classes) or args.n_samples  # a square of samples without class
     generator = torch.Generator(ddpm.device).manual_seed(args.seed)
     suffixes = (".png", ".gif") if args.animate else (".png",)
-    n_images = args.n_samples * n_columns
+    n_images = check_count(args.n_samples * n_columns)
     with free_names(args.out, "samples", suffixes, beside=".gif") as paths:
         with Progress(n_images) as progress:
             y, steps = ddpm.sample(
@@ -173,7 +192,8 @@ def draw_mixtures(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], co
         raise CallError("--mix: the model has no classes")
     mixtures = [parse_mixture(text, names) for text in args.mix]
     n_columns = sum(len(weights) + 2 for weights in mixtures)
-    with free_names(args.out, "mixture") as paths, Progress(args.n_samples * n_columns) as progress:
+    n_images = check_count(args.n_samples * n_columns)
+    with free_names(args.out, "mixture") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(args.n_samples / ddpm.n_timesteps)  # noqa: E731
         mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed,
                        title(args, weight=True), advance)  # fmt: skip
@@ -194,7 +214,7 @@ def draw_sweep(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conte
 def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
     size = ddpm.nn_model.size
     if args.inpaint:
-        images = read_images(args.inpaint, size)
+        images = to_float(read_images(args.inpaint, size, args.invert))
         hidden = [args.mask or "bottom"] * len(images)
     else:
         images = first_test_images(len(HIDDEN), args.data_dir, ddpm, content)
@@ -216,7 +236,7 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
     if args.method == "repaint":
         times = inpainting.repaint_times(n_steps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE)
         n_steps = sum(after < before for before, after in zip(times, times[1:]))
-    n_images = args.n_samples * len(images)
+    n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
         inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
@@ -249,7 +269,7 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
     classes = chosen(args.classes, names)
     settings = {
         "n_images": args.npz,
-        "batch_size": args.batch_size,
+        "batch_size": check_count(args.batch_size, "--batch_size"),
         "classes": classes,
         "g_weight": args.g_weight,
         "seed": args.seed,
@@ -261,10 +281,19 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
         "torch": torch.__version__,
     }
     folder = args.out / export.PARTS
-    files = export.draw_parts(folder, ddpm, settings)
-    with free_names(args.out, "samples", (".npz",)) as paths:
-        export.write_npz(paths[0], files, export.labels_of(args.npz, classes))
-    export.remove_parts(folder)
+    with export.alone(args.out):
+        there, paths = export.finished(args.out, settings), []
+        if there:
+            print(
+                f"{there} is there, complete: this same command has made it (another --seed draws others)", flush=True
+            )
+        else:
+            files = export.draw_parts(folder, ddpm, settings)
+            whole = folder / "samples.npz"  # here, so that what a killed process leaves of it is removed with the parts
+            export.write_npz(whole, files, export.labels_of(args.npz, classes), settings)
+            with free_names(args.out, "samples", (".npz",)) as paths:
+                os.replace(whole, paths[0])
+        export.remove_parts(folder, settings)
     return paths
 
 
@@ -281,7 +310,8 @@ def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
 def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
     """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
 
-    An empty file holds the first name until the block has written it, so that two processes never get the same.
+    An empty file holds the first name until the block has written it, so that two processes never get the same. A block
+    that ends otherwise, also by a signal (see `ended_by_signals`), frees the name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for n in itertools.count(1):
@@ -299,6 +329,33 @@ def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), bes
             paths[0].unlink()
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The signals that would kill this process raise SystemExit(128 + n) in the block, as Ctrl-C raises KeyboardInterrupt:
+    so names that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
+    """
+
+    def leave(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    caught = [which for which in known if signal.getsignal(which) is signal.SIG_DFL]
+    for which in caught:
+        signal.signal(which, leave)
+    try:
+        yield
+    finally:
+        for which in caught:
+            signal.signal(which, signal.SIG_DFL)
+
+
+def refuse_nan(network: torch.nn.Module, inputs: Any, eps: torch.Tensor) -> None:
+    """A hook of the network, which its faster copies keep: RunError if what it predicts is no longer a number."""
+    if not eps.isfinite().all():
+        raise RunError("the model predicts values that are not finite: it diverged in training; take an earlier one")
+
+
+@ended_by_signals()
 def main() -> None:
     args = parse_arguments()
     device = pick_device(args.device)
@@ -307,6 +364,7 @@ def main() -> None:
     size = ddpm.nn_model.size
     if len(size) != 3 or size[0] not in (1, 3):
         raise CallError(f"{args.model} draws no images of 1 or 3 channels, but {list(size)}")
+    ddpm.nn_model.register_forward_hook(refuse_nan)
     draw = {
         "grid": draw_grid,
         "mix": draw_mixtures,

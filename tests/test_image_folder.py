@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-import datasets
 import image_folder
 from cli import run_script
 from datasets import DataError, load
@@ -54,13 +53,6 @@ def one_line_of(error: pytest.ExceptionInfo) -> str:
     text = str(error.value)
     assert text and "\n" not in text
     return text
-
-
-def decoded(image: Image.Image, tmp_path: Path, suffix: str, size: int | None = None, **options) -> np.ndarray:
-    """Save an image, decode it: int [size, size, 3]."""
-    file = tmp_path / f"image{suffix}"
-    image.save(file, **options)
-    return image_folder.decode(file, size or image.height).transpose(1, 2, 0).astype(int)
 
 
 @pytest.fixture(autouse=True)
@@ -167,142 +159,6 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
     assert list(tmp_path.glob("*.npz")) == []
 
 
-# ---- from a file to pixels -------------------------------------------------------------------------------------------
-
-
-def gradient(width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, 3]: red rises to the right, green downwards, so that every pixel tells its place."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 40)], axis=2).astype(np.uint8)
-
-
-@pytest.mark.parametrize("width, height, box", [(20, 8, (6, 0)), (8, 20, (0, 6)), (13, 8, (2, 0)), (8, 8, (0, 0))])
-def test_the_square_in_the_middle_is_cut_out(tmp_path, width, height, box):
-    pixels = gradient(width, height)
-    left, top = box
-    result = decoded(Image.fromarray(pixels), tmp_path, ".png", size=8)
-    assert np.array_equal(result, pixels[top : top + 8, left : left + 8])
-
-
-def test_what_is_cut_off_does_not_shine_in(tmp_path):
-    pixels = np.full((16, 32, 3), 255, np.uint8)
-    pixels[:, 8:24] = 0
-    assert decoded(Image.fromarray(pixels), tmp_path, ".png", size=4).max() == 0
-
-
-def test_shrinking_averages(tmp_path):
-    checkers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    result = decoded(Image.fromarray(checkers), tmp_path, ".png", size=8)
-    assert abs(result - 127.5).max() <= 2  # without antialiasing: 0 or 255
-
-
-def test_resizing_is_that_of_the_other_sources(tmp_path):
-    made = write_folder(tmp_path, {"train/a": 2}, size=24)
-    for size in (8, 17, 40):
-        for name, pixels in made.items():
-            expected = datasets._resize(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None], size)[0]
-            assert abs(image_folder.decode(tmp_path / name, size).astype(int) - expected.numpy()).max() <= 1
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_exif_orientation(tmp_path, suffix, orientation):
-    """The table is that of the EXIF standard: how the stored image must be turned to stand upright."""
-    upright = gradient(16, 16)
-    stored = {  # what a camera stores: the inverse of what a viewer must do
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.swapaxes(0, 1),
-        6: np.rot90(upright, 1),
-        7: np.rot90(upright, 2).swapaxes(0, 1),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = Image.fromarray(np.ascontiguousarray(stored))
-    result = decoded(image, tmp_path, suffix, exif=exif, **({"quality": 95} if suffix == ".jpg" else {}))
-    assert abs(result - upright).max() <= (0 if suffix == ".png" else 16)
-    assert abs(result - upright).mean() < 3
-
-
-COLOURS = {
-    "red": (255, 0, 0),
-    "white": (255, 255, 255),
-    "black": (0, 0, 0),
-    "teal": (0, 128, 128),
-    "grey": (99, 99, 99),
-}
-
-
-@pytest.mark.parametrize("colour", COLOURS)
-@pytest.mark.parametrize(
-    "mode, suffix",
-    [("RGB", ".jpg"), ("RGB", ".webp"), ("RGB", ".bmp"), ("RGB", ".tiff"), ("RGBA", ".png"), ("CMYK", ".jpg")]
-    + [("CMYK", ".tif"), ("P", ".png"), ("P", ".gif"), ("YCbCr", ".jpg")],
-)
-def test_colour_modes(tmp_path, mode, suffix, colour):
-    image = Image.new("RGB", (8, 8), COLOURS[colour])
-    image = image.quantize() if mode == "P" else image.convert(mode)
-    result = decoded(image, tmp_path, suffix)
-    tolerance = 0 if suffix in (".png", ".gif", ".bmp", ".tiff") else 4
-    assert abs(result - COLOURS[colour]).max() <= tolerance
-
-
-@pytest.mark.parametrize("mode, suffix", [("L", ".png"), ("LA", ".png"), ("L", ".jpg"), ("L", ".bmp")])
-def test_grey_modes(tmp_path, mode, suffix):
-    result = decoded(Image.new("L", (8, 8), 99).convert(mode), tmp_path, suffix)
-    assert abs(result - 99).max() <= (1 if suffix == ".jpg" else 0)
-
-
-def test_one_bit(tmp_path):
-    squares = np.kron([[0, 1], [1, 0]], np.ones((4, 4))) > 0
-    result = decoded(Image.fromarray(squares), tmp_path, ".png")
-    assert Image.open(tmp_path / "image.png").mode == "1"
-    assert np.array_equal(result, np.repeat(squares[:, :, None] * 255, 3, axis=2))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled(tmp_path, suffix):
-    """Pillow's own conversion would clip: everything above 255 of 65,535 would be white."""
-    grey = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
-    result = decoded(Image.fromarray(grey), tmp_path, suffix)
-    assert Image.open(tmp_path / f"image{suffix}").mode.startswith("I")
-    assert abs(result[:, :, 0] - grey / 257).max() <= 0.5 and np.ptp(result, axis=2).max() == 0
-
-
-@pytest.mark.parametrize("alpha, expected", [(255, [200, 0, 100]), (0, [255, 255, 255]), (51, [244, 204, 224])])
-def test_transparency_is_laid_on_white(tmp_path, alpha, expected):
-    result = decoded(Image.new("RGBA", (8, 8), (200, 0, 100, alpha)), tmp_path, ".png")
-    assert abs(result - expected).max() <= 1
-
-
-@pytest.mark.parametrize("mode, key", [("P", 5), ("L", 5), ("RGB", (5, 5, 5))])
-def test_a_transparent_colour_is_laid_on_white(tmp_path, mode, key):
-    pixels = np.full((8, 8), 5, np.uint8)
-    pixels[:, 4:] = 9
-    image = Image.fromarray(pixels)
-    if mode == "P":
-        image.putpalette([v for i in range(256) for v in (i, i, i)])
-    result = decoded(image.convert(mode), tmp_path, ".png", transparency=key)
-    assert result[:, :4].min() == 255 and (result[:, 4:] == 9).all()
-
-
-def test_the_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (8, 8), COLOURS[name]) for name in ("red", "teal", "black")]
-    result = decoded(frames[0], tmp_path, ".gif", save_all=True, append_images=frames[1:])
-    assert Image.open(tmp_path / "image.gif").n_frames == 3 and (result == COLOURS["red"]).all()
-
-
-def test_the_content_decides_the_format_but_only_among_images(tmp_path):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "wrong.jpg", format="PNG")
-    assert image_folder.decode(tmp_path / "wrong.jpg", 8)[0].min() == 255
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "script.jpg", format="EPS")  # for which Pillow starts Ghostscript
-    with pytest.raises(OSError, match="cannot identify"):
-        image_folder.decode(tmp_path / "script.jpg", 8)
-
-
 # ---- files that cannot be decoded ------------------------------------------------------------------------------------
 
 
@@ -405,7 +261,7 @@ def slow_run(tmp_path, monkeypatch):
     monkeypatch.setattr(image_folder, "CHUNK", 1)
 
     def start(n: int, seconds: float) -> tuple[multiprocessing.Process, list[int]]:
-        def slow_decode(file: str, size: int) -> int:
+        def slow_decode(file: str, height: int, width: int) -> int:
             (tmp_path / f"{os.getpid()}.pid").touch()
             time.sleep(0 if file.endswith("0001.png") else seconds)
             return 0

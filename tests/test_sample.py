@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from tiny_sample import loaded, run_sample, seeded
 
 import checkpoint
 import cli
-import export
 import figures
 import sample
-from cli import CallError, Progress, RunError, pick_amp, run_script
-from datasets import load, to_uint8
-from image_files import read_images, read_mask, read_picture
+from cli import CallError, Progress
+from datasets import load, to_float, to_uint8
+from image_files import read_images
 from inpainting import mask_named
 from utils import plot_groups
 
 NAMES = [str(k) for k in range(10)]
+ROOT = Path(sample.__file__).resolve().parent
+WATCHED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @pytest.fixture
 def model(whole_run):
     return whole_run / "model_epoch3.pt"
-
-
-def loaded(file, raw=False):
-    """The model as sample.py has it: in bfloat16 where this processor computes in it."""
-    cpu = torch.device("cpu")
-    return checkpoint.load_model(file, cpu, pick_amp("auto", cpu), raw)[0]
 
 
 @pytest.fixture
@@ -44,19 +42,9 @@ def ddpm(model):
 
 
 @pytest.fixture
-def run(model, data_dir, tmp_path, monkeypatch):
+def run(model, tmp_path):
     """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
-
-    def run_sample(more="", file=model, out=tmp_path / "out"):
-        words = [str(file), "--device", "cpu", *(["--out", str(out)] if out else []), *more.split()]
-        monkeypatch.setattr(sys, "argv", ["sample.py", *words])
-        try:
-            run_script(sample.main)
-        except SystemExit as end:
-            return end.code
-        return 0
-
-    return run_sample
+    return lambda more="", file=model, out=tmp_path / "out": run_sample(file, out, more)
 
 
 @pytest.fixture
@@ -68,10 +56,6 @@ def page(tmp_path):
         return imageio.imread(tmp_path / "expected.png")
 
     return draw
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------- grid
@@ -131,6 +115,47 @@ def test_a_run_that_fails_frees_its_name(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sample, "plot_image", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert run("--classes 1 --n_samples 1") == 1
     assert "No space left" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_that_is_told_to_end_frees_its_name(model, tmp_path):
+    """In a process of its own, as the signal would otherwise end the tests."""
+    code = (
+        "import os, signal, sample\n"
+        "sample.plot_image = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sample.run_script(sample.main)\n"
+    )
+    words = [str(model), "--classes", "1", "--n_samples", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, timeout=300)
+    assert ended.returncode == 128 + signal.SIGTERM and not list((tmp_path / "out").iterdir())
+
+
+def test_handlers_of_signals_are_put_back_and_ignored_ones_stay(run, monkeypatch):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    during = []
+    monkeypatch.setattr(sample, "plot_image", lambda *_: during.append(list(map(signal.getsignal, WATCHED))))
+    try:
+        run("--classes 1 --n_samples 1")
+        after = list(map(signal.getsignal, WATCHED))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert callable(during[0][0]) and during[0][1] == signal.SIG_IGN
+    assert after == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "--mix 1+2", "--guidance_sweep 0 1", "--inpaint {p}", "--inpaint {p} --method input", "--npz 2"]
+)
+def test_a_model_that_diverged_is_refused(run, model, tmp_path, capsys, words):
+    content = checkpoint.load(model)
+    for weight in content["model"].values():
+        if weight.is_floating_point():
+            weight.fill_(1e38)  # finite, as the reader of such files demands, but not for long
+    checkpoint.save(tmp_path / "model.pt", content)
+    imageio.imwrite(tmp_path / "a.png", np.zeros((9, 9), np.uint8))
+    assert run(words.format(p=tmp_path / "a.png"), tmp_path / "model.pt") == 1
+    error = capsys.readouterr().err
+    assert "not finite: it diverged" in error and len(error.splitlines()) == 1
+    assert not {".png", ".npz"} & {path.suffix for path in (tmp_path / "out").iterdir()}
 
 
 def test_results_go_beside_the_model_and_into_the_report(run, whole_run, tmp_path):
@@ -276,7 +301,7 @@ def test_own_images_are_completed(run, ddpm, tmp_path, page, classes):
         f"--method repaint --mask random --n_samples 2 --g_weight 2 --classes {' '.join(map(str, classes))} --seed 4"
     )
     assert run(f"--inpaint {files[0]} {files[1]} {words}") == 0
-    images, generator = read_images(files, (1, 28, 28)), seeded(4)
+    images, generator = to_float(read_images(files, (1, 28, 28))), seeded(4)
     masks = torch.cat([mask_named("random", 28, 28, generator) for _ in files])
     c = torch.eye(10)[(classes * 2)[:2]]
     completed = ddpm.complete_image(images, masks, 1.0, "repaint", c, 2.0, 2, generator=seeded(4))
@@ -294,139 +319,15 @@ def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
     imageio.imwrite(tmp_path / "a.png", np.full((30, 30), 255, np.uint8))
     expected = torch.zeros(1, 1, 28, 28)
     expected[..., :14, :14] = 1
-    assert torch.equal(read_mask(tmp_path / "mask.png", 28, 28), expected)
     calls = []
     monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments: calls.append(arguments))
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'}") == 0
     images, masks, heads = calls[0][2:5]
     assert torch.equal(masks, expected) and heads == ["mask.png"]
-    assert torch.allclose(images, torch.ones(1, 1, 28, 28))
-
-
-def test_pictures_of_all_kinds(tmp_path):
-    """Grey, colour, one bit, 16 bit and transparent pictures mean the same, and only a middle square is used."""
-    grey = np.zeros((4, 8), np.uint8)
-    grey[:, 2:6] = 255  # the middle square is white
-    files = {
-        "grey.png": grey,
-        "colour.png": np.stack([grey] * 3, -1),
-        "sixteen.png": grey.astype(np.uint16) * 257,
-        "transparent.png": np.stack([np.full_like(grey, 255)] * 3 + [grey], -1),  # white, clear at the sides
-        "animation.gif": np.stack([grey] * 3, -1),
-    }
-    for name, pixels in files.items():
-        imageio.imwrite(tmp_path / name, pixels)
-        picture = read_picture(tmp_path / name)
-        np.testing.assert_allclose(picture[0, 0].numpy(), grey / 255, atol=1e-6, err_msg=name)
-        for channels in (1, 3):
-            image = read_images([tmp_path / name], (channels, 28, 28))
-            assert torch.allclose(image, torch.ones(1, channels, 28, 28), atol=1e-6), name
-
-
-def test_colours_become_luminance_and_sizes_are_averaged(tmp_path):
-    pixels = np.zeros((56, 56, 3), np.uint8)
-    pixels[..., 1] = 255
-    pixels[::2] = 0  # every second line black: halving the size has to average, not to pick
-    imageio.imwrite(tmp_path / "green.png", pixels)
-    image = read_images([tmp_path / "green.png"], (1, 28, 28))
-    assert torch.allclose(image[..., 4:-4, :], torch.tensor(2 * 0.587 / 2 - 1), atol=0.02)
-    assert read_images([tmp_path / "green.png"] * 2, (3, 28, 28)).shape == (2, 3, 28, 28)
-
-
-# ------------------------------------------------------------------------------------------------------------------ npz
-
-
-def arrays_of(file):
-    with np.load(file) as arrays:
-        return arrays["arr_0"], arrays["arr_1"]
-
-
-def test_npz_layout(run, ddpm, tmp_path):
-    assert run("--npz 5 --classes 3 8 --batch_size 2 --g_weight 0.5 --seed 6") == 0
-    images, labels = arrays_of(tmp_path / "out" / "samples.npz")
-    assert images.dtype == np.uint8 and images.shape == (5, 28, 28, 3)
-    assert labels.dtype == np.int64 and labels.tolist() == [3, 8, 3, 8, 3]
-    assert (images == images[..., :1]).all()
-    generator = seeded(export.seed_for(6, export.EXPORT, 1))  # of part 1 alone: images 2 and 3
-    y, _ = ddpm.sample(1, g_weight=0.5, classes=[3, 8], generator=generator)
-    np.testing.assert_array_equal(images[2:4, ..., 0], to_uint8(y[:, 0]).numpy())
-    assert not (images[0] == images[2]).all()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples.npz", "samples.log"}
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_export_is_the_uninterrupted_one(run, tmp_path, monkeypatch, capsys, stop):
-    words = "--npz 7 --batch_size 2"
-    assert run(words, out=tmp_path / "whole") == 0
-    draw, drawn = export._draw, []
-
-    def interrupted(ddpm, labels, *arguments):
-        if len(drawn) == 2:
-            raise stop
-        drawn.append(labels)
-        return draw(ddpm, labels, *arguments)
-
-    monkeypatch.setattr(export, "_draw", interrupted)
-    if stop is KeyboardInterrupt:
-        assert run(words) == 130
-    else:
-        with pytest.raises(MemoryError):
-            run(words)
-    parts = tmp_path / "out" / "samples_npz_parts"
-    assert {path.name for path in parts.iterdir()} == {"settings.json", "part_00000.npy", "part_00001.npy"}
-    assert not (tmp_path / "out" / "samples.npz").exists()
-    (parts / "part_00000.npy").write_bytes((parts / "part_00000.npy").read_bytes()[:-1])  # damaged: drawn again
-    (parts / ".part_00002.0123abcd.npy").write_bytes(b"half")  # of a process that was killed
-    monkeypatch.setattr(export, "_draw", lambda *arguments: drawn.append(arguments[1]) or draw(*arguments))
-    drawn.clear()
-    capsys.readouterr()
-    assert run(words) == 0
-    assert "7 images in 4 parts, of which 1 are there; after an interruption the same" in capsys.readouterr().out
-    assert [labels.tolist() for labels in drawn] == [[0, 1], [4, 5], [6]]
-    assert (tmp_path / "out" / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
-    assert not parts.exists() and len(list((tmp_path / "out").iterdir())) == 2
-
-
-def test_a_finished_export_is_not_overwritten(run, tmp_path):
-    for more in ("", "--seed 1"):
-        assert run(f"--npz 2 --batch_size 2 {more}") == 0
-    first, _ = arrays_of(tmp_path / "out" / "samples.npz")
-    second, _ = arrays_of(tmp_path / "out" / "samples_2.npz")
-    assert not (first == second).all()
-
-
-def test_parts_of_another_export_are_refused(run, tmp_path, monkeypatch, capsys, whole_run):
-    monkeypatch.setattr(export, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 4 --batch_size 2 --classes 1 2") == 130  # all parts stand, the end is missing
-    parts = tmp_path / "out" / "samples_npz_parts"
-    before = {path: path.read_bytes() for path in parts.iterdir()}
-    capsys.readouterr()
-    for more, message in [
-        ("--npz 4 --batch_size 2 --classes 1 2 --seed 3", "seed was 0, is 3"),
-        ("--npz 6 --batch_size 2 --classes 1 2", "n_images was 4, is 6"),
-        ("--npz 4 --batch_size 1 --classes 1 2", "batch_size was 2, is 1"),
-        ("--npz 4 --batch_size 2 --classes 2 1", "classes was [1, 2], is [2, 1]"),
-        ("--npz 4 --batch_size 2 --classes 1 2 --g_weight 3", "g_weight was 1.0, is 3.0"),
-    ]:
-        assert run(more) == 2
-        error = capsys.readouterr().err
-        assert message in error and f"remove {parts}" in error and len(error.splitlines()) == 1
-    assert run("--npz 4 --batch_size 2 --classes 1 2", whole_run / "model_epoch2.pt") == 2
-    assert "model_sha256 was" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in parts.iterdir()} == before
-    for text in ("{", "[]", '"text"'):
-        (parts / "settings.json").write_text(text)
-        assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "is damaged" in capsys.readouterr().err
-    (parts / "settings.json").unlink()
-    assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "no settings.json" in capsys.readouterr().err
-
-
-def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 1 --classes 1") == 130
-    settings = json.loads((tmp_path / "out" / "samples_npz_parts" / "settings.json").read_text())
-    assert settings["n_images"] == 1 and settings["batch_size"] == 250 and settings["g_weight"] == 1
-    assert settings["weights"] == "average" and len(settings["model_sha256"]) == 64
+    assert torch.equal(images, torch.ones(1, 1, 28, 28))
+    assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'} --invert") == 0
+    images, masks, _ = calls[1][2:5]
+    assert torch.equal(images, -torch.ones(1, 1, 28, 28)) and torch.equal(masks, expected)  # the mask means the same
 
 
 # ------------------------------------------------------------------------------------------------------------ the calls
@@ -444,6 +345,11 @@ def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
         ("--seed -1", "must be at least 0"),
         ("--npz 0", "must be at least 1"),
         ("--n_samples 0", "must be at least 1"),
+        ("--n_samples 251", "--n_samples: at most 2,500 images are drawn at once, not 2,510"),
+        ("--mix 1+2 --n_samples 626", "at most 2,500 images are drawn at once, not 2,504"),
+        ("--inpaint {picture} --n_samples 2501", "at most 2,500 images are drawn at once, not 2,501"),
+        ("--npz 9999 --batch_size 2501", "--batch_size: at most 2,500 images are drawn at once, not 2,501"),
+        ("--npz 5e12", "--npz: invalid"),
         ("--npz 4 --mix 1+2", "not allowed with"),
         ("--inpaint --guidance_sweep 1", "not allowed with"),
         ("--npz 4 --animate", "--animate has no effect on --npz"),
@@ -460,6 +366,8 @@ def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
         ("--inpaint --g_weight 1", "--g_weight has no effect on --inpaint in this call"),
         ("--inpaint --method repaint --scale 1", "--scale has no effect on --inpaint in this call"),
         ("--inpaint a.png --data_dir x", "--data_dir has no effect on --inpaint in this call"),
+        ("--inpaint --invert", "--invert has no effect on --inpaint in this call"),
+        ("--npz 4 --invert", "--invert has no effect on --npz"),
         ("--inpaint {picture} --classes 1 2", "2 classes do not fit 1 images"),
         ("--inpaint {picture} --classes 11", "there is no class '11'"),
         ("--inpaint --method other", "invalid choice"),
@@ -501,6 +409,11 @@ def test_a_file_that_is_no_model(run, tmp_path, capsys):
     assert run("", tmp_path / "b.pt") == 1 and "no file" in capsys.readouterr().err
 
 
+def test_there_is_no_class_between_two(run):
+    with pytest.raises(CallError):
+        sample.class_index("3.0", NAMES)
+
+
 def test_help_shows_the_commands(run, capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
@@ -526,10 +439,3 @@ def test_progress(monkeypatch, capsys):
         progress.advance(4)
     text = capsys.readouterr().out
     assert "\n" not in text and "4 of 10 steps, 2 steps/s, 3 s left" in text and text.endswith(" \r")
-
-
-def test_errors_of_pictures_are_of_their_kind(tmp_path):
-    with pytest.raises(RunError):
-        read_picture(tmp_path)
-    with pytest.raises(CallError):
-        sample.class_index("3.0", NAMES)

@@ -1,0 +1,35 @@
+"""Running sample.py in this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import checkpoint
+import sample
+from cli import pick_amp, run_script
+from ddpm import DDPM
+
+
+def run_sample(file: Path, out: Path | None, more: str = "") -> int:
+    """`python sample.py FILE --out OUT` and `more`; returns the exit status."""
+    words = [str(file), "--device", "cpu", *(["--out", str(out)] if out else []), *more.split()]
+    with mock.patch.object(sys, "argv", ["sample.py", *words]):
+        try:
+            run_script(sample.main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def loaded(file: Path, raw: bool = False) -> DDPM:
+    """The model as sample.py has it: in bfloat16 where this processor computes in it."""
+    cpu = torch.device("cpu")
+    return checkpoint.load_model(file, cpu, pick_amp("auto", cpu), raw)[0]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
