@@ -41,7 +41,7 @@ from cli import (
     whole,
 )
 from completions import judge_completions, masked
-from datasets import ImageSet, to_uint8
+from datasets import ImageSet, one_hot, to_uint8
 from ddpm import DDPM
 from inpainting import MASKS, mask_named
 from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
@@ -182,14 +182,19 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
 def start_comparison(
     train_set: ImageSet, test_set: ImageSet, n: int, args: argparse.Namespace, about: dict[str, Any]
 ) -> tuple[Reference, Record]:
-    """What n samples are compared with, and the record of it, which begins with as many real test images."""
+    """What n samples are compared with, and the record of it, which begins with as many real test images.
+
+    These are drawn at random, equally many of each class, as samples are.
+    """
     if min(n, len(train_set)) <= NEIGHBOURS:
         raise CallError(f"{n} images and {len(train_set)} real ones: more than {NEIGHBOURS} of each are needed")
     reference = Reference(train_set, test_set, args.judge_dir, args.data_dir if args.fid else None)
     record = Record(args.out, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
-    chosen = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(args.seed))[:n]
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(args.seed))
+    classes = one_hot(test_set.labels.cpu()[order], test_set.n_classes)
+    rank = (classes.cumsum(0) * classes).sum(1)  # 1 for the first image of each class, 2 for the second, ...
+    chosen = order[rank.argsort(stable=True)][:n].to(test_set.images.device)
     if len(chosen) > NEIGHBOURS:
-        chosen = chosen.to(test_set.images.device)
         record.add(reference.compare("real test images", test_set.images[chosen], test_set.labels[chosen]))
     else:
         print(f"{len(chosen)} real test images are too few to compare with", flush=True)
