@@ -222,6 +222,21 @@ def test_cleanfid_and_this_file_agree(tmp_path):
         fid_by_cleanfid(real.float(), "noise", feature_extractor=corners)
 
 
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_features_of_the_reference_are_computed_once():
+    pytest.importorskip("cleanfid.fid")
+    seen = []
+
+    def counted(x):
+        seen.append(len(x))
+        return corners(x)
+
+    fid = fid_by_cleanfid(pictures(40), "noise", feature_extractor=counted, batch=16)
+    assert seen == [16, 16, 8]
+    first, second = fid(pictures(20, seed=1)), fid(pictures(20, seed=1))
+    assert first == second and first["frechet_distance"] > 0 and seen == [16, 16, 8, 16, 4, 16, 4]
+
+
 class SmallInception(torch.nn.Module):
     """With the parts of the real file that clean-fid calls; it has as many features, and nearly all of them are 0."""
 
