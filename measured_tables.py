@@ -14,7 +14,7 @@ KINDS = {
         "Judge accuracy: the share in which the judge, a classifier trained on the real training images, sees the class "
         "asked for. Frechet distance of the features that the judge computes of these and of the training images: 0 is "
         "best. Precision: the share of images that lie where training images lie. Recall: the share of training images "
-        "that lie where these images lie. Compare with as many real test images: fewer images give a larger distance.",
+        "that lie where these images lie. Compare with as many real test images: fewer images give a larger distance. FID: the distance of Inception's features.",
     ),
     "completions": (
         "Completed images",
@@ -27,11 +27,10 @@ KINDS = {
         "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T).",
     ),
 }
-FIRST = ("model", "images", "guidance_weight", "judge_accuracy", "frechet_distance", "precision", "recall", "fid")
+FIRST = "model images n_images guidance_weight judge_accuracy frechet_distance precision recall fid".split()
 SHARES = ("judge_accuracy", "true_class", "precision", "recall")
-# The circumstances of a result: what is the same in all rows stands under the table, once.
+# The circumstances of a result: what is the same in all rows that have it stands under the table, once.
 FROM_RUN = (
-    "samples_per_weight",
     "completions",
     "bound_of",
     "judge_accuracy_on_real_test_images",
@@ -40,7 +39,8 @@ FROM_RUN = (
     "weights",
     "sampler",
 )
-CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference", "precision_recall_images", "precision_recall_k")
+CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference")
+LEFT_OUT = ("precision_recall_images", "precision_recall_k")  # the same as n_images up to 10,000; always 3
 
 
 def measured_tables(file: Path, notes: list[str]) -> str:
@@ -50,9 +50,12 @@ def measured_tables(file: Path, notes: list[str]) -> str:
     kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}  # in this order
     try:
         for run in json.loads(file.read_text(encoding="utf-8")):
-            kind = run.get("measured", "completions" if "completions" in run else "samples")  # older files do not say
+            # Older files do not say of which kind a measurement is, and count the images in another place.
+            kind = run.get("measured", "completions" if "completions" in run else "samples")
             about = {name: run[name] for name in FROM_RUN if name in run}
-            rows = [{"model": run["model"], **result, **about} for result in run["results"]]
+            if "samples_per_weight" in run:
+                about["n_images"] = run["samples_per_weight"]
+            rows = [{"model": run["model"], **about, **result} for result in run["results"]]
             kinds.setdefault(str(kind), []).extend(rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         notes.append(f"{file.name} is damaged and was left out.")
@@ -67,18 +70,21 @@ def scroll(table: str, label: str) -> str:
 
 def _table(kind: str, rows: list[dict[str, Any]]) -> str:
     title, meaning = KINDS.get(kind, (kind.capitalize(), ""))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    shared = [
-        name for name in names if name in CIRCUMSTANCES and all(row.get(name) == rows[0].get(name) for row in rows)
-    ]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in LEFT_OUT]
+    shared = {}
+    for name in CIRCUMSTANCES:
+        values = [row[name] for row in rows if name in row]
+        if values and all(value == values[0] for value in values):
+            shared[name] = values[0]
     columns = [name for name in FIRST if name in names]
+    columns += [name for name in names if name not in columns and name not in CIRCUMSTANCES]
     columns += [name for name in names if name not in columns and name not in shared]
     head = "".join(f'<th scope="col">{escape(_words(name))}</th>' for name in columns)
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(_value(name, row.get(name)))}</td>' for name in columns)}</tr>" for row in rows
     )
     table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    same = ". ".join(f"{_words(name).capitalize()}: {_value(name, rows[0][name])}" for name in shared)
+    same = ". ".join(f"{_words(name).capitalize()}: {_value(name, value)}" for name, value in shared.items())
     about = "".join(f'<p class="soft">{escape(text)}</p>\n' for text in (meaning, f"{same}." if same else "") if text)
     return f"<h3>{escape(title)}</h3>\n{scroll(table, title)}\n{about}"
 

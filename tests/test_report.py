@@ -274,6 +274,7 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
         {**about, **older},
         {**about, "measured": "samples", "results": [real, drawn]},
         {**about, "weights": "raw", "completions": "the first 4 test images", "results": [{"method": "mean"}]},
+        {**about, "completions": "the first 4 test images", "results": [{"method": "input"}]},
         {**about, "measured": "<i>", "results": [{"what": "of a later version"}]},
     ]
     write_json(tmp_path / "metrics.json", measurements)
@@ -281,7 +282,7 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
     Page(tmp_path / "report.html")  # its tags fit each other
 
     (old, of_real, of_drawn), text = table(page, "Generated images")
-    assert list(old)[:4] == ["model", "images", "guidance weight", "judge accuracy"]
+    assert list(old)[:4] == ["model", "images", "n images", "guidance weight"]
     assert (old["guidance weight"], old["judge accuracy"], old["frechet distance"], old["images"]) == (
         "0.5",
         "87.0%",
@@ -291,7 +292,7 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
     assert (of_real["images"], of_real["guidance weight"], of_real["fid"]) == ("real test images", "", "")
     assert (of_drawn["frechet distance"], of_drawn["precision"], of_drawn["recall"]) == ("12.35", "81.2%", "75.0%")
     assert (of_drawn["n images"], of_drawn["fid"]) == ("50,000", "3.21")
-    assert of_drawn["features"] == "128 features &lt;of a judge&gt;" and old["features"] == ""
+    assert old["n images"] == "100" and "Features: 128 features &lt;of a judge&gt;." in text and "features" not in old
     assert "Weights: moving average. Sampler: ddpm, 400 steps, seed 0." in text and "weights" not in old
     assert "Frechet distance of the features" in text
 
@@ -299,7 +300,8 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
     assert row == {"model": "model_epoch6.pt", "bits per dim": "1.235", "standard error": "", "decoder": "0.1",
                    "steps": "1.13", "prior": "1e-05"}  # fmt: skip
     assert "Bound of: the first 6 test images" in text
-    (row,), text = table(page, "Completed images")
-    assert row == {"model": "model_epoch6.pt", "method": "mean"} and "Weights: raw" in text
+    rows, text = table(page, "Completed images")
+    assert [(row["method"], row["weights"]) for row in rows] == [("mean", "raw"), ("input", "moving average")]
+    assert "Completions: the first 4 test images. Sampler: ddpm, 400 steps, seed 0." in text
     (row,), _ = table(page, "&lt;i&gt;")
     assert row["what"] == "of a later version"
