@@ -1,4 +1,4 @@
-"""How good completions of half-hidden test images are: what a judge sees in them, and what became of the known pixels."""
+"""How good completions of half-hidden test images are: what a judge sees in them, what became of known pixels."""
 
 from __future__ import annotations
 

@@ -11,15 +11,17 @@ from typing import Any
 KINDS = {
     "samples": (
         "Generated images",
-        "Judge accuracy: the share in which the judge, a classifier trained on the real training images, sees the class "
-        "asked for. Frechet distance of the features that the judge computes of these and of the training images: 0 is "
-        "best. Precision: the share of images that lie where training images lie. Recall: the share of training images "
-        "that lie where these images lie. Compare with as many real test images: fewer images give a larger distance. FID: the distance of Inception's features.",
+        "Judge accuracy: the share in which the judge, a classifier trained on the real training images, sees "
+        "the class asked for. Frechet distance of the features that the judge computes of these and of the training "
+        "images: 0 is best. Precision: the share of images that lie where training images lie. Recall: the share of "
+        "training images that lie where these images lie. Compare with as many real test images: fewer images give a "
+        "larger distance. FID: the distance of Inception's features.",
     ),
     "completions": (
         "Completed images",
-        "True class: the share of completions in which the judge, a classifier trained on the real training images, sees "
-        "the class of the original. Known error: mean distance of the known pixels from what they were, in [-1, 1].",
+        "True class: the share of completions in which the judge, a classifier trained on the real training "
+        "images, sees the class of the original. Known error: mean distance of the known pixels from what they "
+        "were, in [-1, 1].",
     ),
     "bits per dimension": (
         "Likelihood of test images",

@@ -40,7 +40,7 @@ class Reference:
             return None
 
     def compare(self, what: str, images: Tensor, labels: Tensor | None, **about: Any) -> dict[str, Any]:
-        """All figures of images, uint8 [N, C, H, W] with N > 3, as a dict for JSON, in front `what` they are and `about`.
+        """All figures of images, uint8 [N, C, H, W] with N > 3, as a dict for JSON that begins with `what` and `about`.
 
         labels: int64 [N], the classes that the images should show, or None. Where the judge tells no classes they do
         not matter. The figures are printed, too.
