@@ -106,14 +106,17 @@ def load_model(
     return ddpm, content
 
 
-def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int]]:
-    """The data set that a model (of `load_model`) was trained on: its name and the shape, for `datasets.load`."""
+def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | None]]:
+    """The data set that a model (of `load_model`) was trained on: its name and the shape, for `datasets.load`.
+
+    n_classes is None for a model without classes: all that the data set has. CallError for a data set unknown here.
+    """
     channels, height, _ = ddpm.nn_model.size
-    shape = {"n_classes": len(content["class_names"]), "im_height": height, "im_channels": channels}
+    shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
     name = content["arguments"].get("dataset")
-    if name not in SOURCES:
-        raise CallError(f"the model was trained on {name!r}, which is no data set of this suite")
-    return name, {key: value for key, value in shape.items() if value}
+    if type(name) is not str or name not in SOURCES:
+        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite")
+    return name, shape
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

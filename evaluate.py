@@ -1,29 +1,35 @@
-"""Judge a trained model: how many of its samples show the class that was asked for?
+"""Measure a trained model, or generated images in an .npz: do they look like the real ones, all of them, and as asked?
 
     python evaluate.py log/log_mnist/model_epoch20.pt                       # 30 samples of each class at w = 0 1 3
-    python evaluate.py log/log_mnist/model_epoch20.pt --g_weight 2 --n_samples 100
+    python evaluate.py log/log_mnist/model_epoch20.pt --g_weight 2 --n_samples 1000 --fid
+    python evaluate.py log/log_mnist/samples.npz --dataset mnist            # what sample.py --npz drew
     python evaluate.py log/log_mnist/model_epoch20.pt --inpaint 100         # half of 100 test images, completed
+    python evaluate.py log/log_mnist/model_epoch20.pt --bits_per_dim 100    # the variational bound of 100 test images
 
-The judge is a small classifier trained on the real training images, once; it is kept in `--judge_dir`. What it says
-of the real test images stands beside every result, and all of it goes into metrics.json next to the model.
+The judge is a small classifier trained on the real training images, once; it is kept in `--judge_dir`. Samples are
+compared with all training images by its features: Frechet distance, precision and recall (quality.py), and, of a model
+with classes, the share in which it sees the class asked for. As many real test images get the same figures: these are
+what to compare with. `--fid` adds the standard FID. Every result goes into metrics.json beside the model at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import time
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn as nn
+from torch import Tensor
 
 import checkpoint
 import datasets
+from animal_figures import SAMPLER
 from cli import (
     CallError,
+    Progress,
+    RunError,
     command_line,
     device_name,
     keep_large_buffers,
@@ -34,142 +40,262 @@ from cli import (
     values_from_call,
     whole,
 )
-from datasets import ImageSet, to_float
+from completions import judge_completions, masked
+from datasets import ImageSet, one_hot, to_uint8
 from ddpm import DDPM
-from inpainting import MASKS, METHODS, mask_named
-from judging import classify, trusted_judge
-from utils import write_json
+from inpainting import MASKS, mask_named
+from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
+from measurements import Record, read_list
+from npz_images import read_npz
+from quality import NEIGHBOURS
+from reference import Reference
+from report import write_report
 
-AT_ONCE = 30  # samples of each class that are drawn together
-COMPLETED_AT_ONCE = 100  # images
+AT_ONCE = 300  # samples that are drawn together
+
+# ------------------------------------------------------------------------------------------------ what the call means
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line. CallError for options that would have no effect."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "source",
+        type=Path,
+        metavar="FILE",
+        help="a model_epoch*.pt or checkpoint.pt of this suite, or an .npz of images",
+    )
+    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where judges are kept")
+    add("--g_weight", type=number(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
+    add("--n_samples", type=whole(1), help="samples of each class (30), of a model without classes altogether (300)")
+    add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
+    add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
+    add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
+    add("--dataset", choices=sorted(datasets.SOURCES), help="of an .npz: the real images to compare with")
+    add("--data_class", metavar="NAME", help="of an .npz: only this class of them")
+    add("--out", type=Path, help="where the results go (metrics.json beside FILE)")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--inpaint", type=whole(1), metavar="N", help="instead of samples judge completions of the first N test images")
+    add(
+        "--bits_per_dim",
+        type=whole(1),
+        metavar="N",
+        help="instead of samples the likelihood of the first N test images",
+    )
+    args = parser.parse_args()
+
+    if args.source.suffix == ".npz":
+        refuse(args, "an .npz", "g_weight", "n_samples", "raw", "inpaint", "bits_per_dim", "mask")
+        if args.dataset is None:
+            raise CallError(f"{args.source} does not say what its images show: name the data set by --dataset")
+    else:
+        refuse(args, "a model, which knows its data", "dataset", "data_class")
+    if args.inpaint or args.bits_per_dim:
+        refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
+    if not args.inpaint:
+        refuse(args, "anything but --inpaint", "mask")
+    args.out = args.out or args.source.parent / "metrics.json"
+    return args
+
+
+def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise CallError(f"--{name} has no effect on {what}: leave it out")
+
+
+def real_images(
+    name: str, shape: dict[str, Any], data_class: Any, data_dir: Path, device: torch.device
+) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of a data set. data_class: None, or the class that they are to be of."""
+    with values_from_call():
+        sets = [datasets.load(name, data_dir, train=train, **shape) for train in (True, False)]
+        if data_class is not None:
+            sets = [image_set.only(data_class) for image_set in sets]
+    return sets[0].to(device), sets[1].to(device)
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+def draw_samples(
+    ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int, **step: Any
+) -> tuple[Tensor, Tensor | None]:
+    """n_samples of each class, or altogether if there are none: uint8 [N, C, H, W] and int64 [N] or None, on the CPU.
+
+    Only these bytes are kept, so that 50,000 samples fit into memory.
+    """
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    n_columns, parts = max(1, n_classes), []
+    with Progress(n_samples * n_columns, "samples") as progress:
+        for rows in torch.ones(n_samples).split(max(1, AT_ONCE // n_columns)):
+            n = len(rows)
+            advance = lambda t, n=n: progress.advance(n * n_columns / ddpm.n_timesteps)  # noqa: E731
+            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance, **step)
+            parts.append(to_uint8(y).cpu())
+    return torch.cat(parts), torch.arange(n_classes).repeat(n_samples) if n_classes else None
+
+
+# ------------------------------------------------------------------------------------------------ measurements
+
+
+def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
+    """The images of an .npz against the data set that the call names."""
+    images, labels = read_npz(args.source)
+    if args.dataset in DIGIT_SETS and (images == images[:, :1]).all():
+        images = images[:, :1]  # grey, which such files hold three times
+    shape = {"n_classes": None, "im_height": images.shape[2], "im_channels": images.shape[1]}
+    train_set, test_set = real_images(args.dataset, shape, args.data_class, args.data_dir, device)
+    n_classes = train_set.n_classes
+    if labels is not None and not tells_rotations(train_set) and labels.max() >= n_classes:
+        raise RunError(f"{args.source} has labels up to {labels.max()}, but {args.dataset} has {n_classes} classes")
+    reference, record = start_comparison(train_set, test_set, len(images), args, about)
+    record.add(reference.compare("samples", images, labels))
+
+
+def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
+    """The samples of a model, or what else the call asks for, against the data set that it was trained on."""
+    ddpm, content = checkpoint.load_model(args.source, device, pick_amp("auto", device), args.raw)
+    n_classes = len(content["class_names"])
+    step = {} if n_classes else SAMPLER  # as the training scripts draw
+    name, shape = checkpoint.data_of(ddpm, content)
+    data_class = None if n_classes else content["arguments"].get("data_class")
+    train_set, test_set = real_images(name, shape, data_class, args.data_dir, device)
+    about = {
+        **about,
+        "epoch": content["epoch"],
+        "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
+        "sampler": ", ".join([f"ddpm, {ddpm.n_timesteps} steps, seed {args.seed}", *(f"{k} {step[k]}" for k in step)]),
+    }
+    if args.bits_per_dim:
+        measure_bits(ddpm, n_classes, test_set, step, args, about)
+    elif args.inpaint:
+        measure_completions(ddpm, train_set, test_set, args, about)
+    else:
+        measure_samples(ddpm, n_classes, train_set, test_set, step, args, about)
+
+
+def start_comparison(
+    train_set: ImageSet, test_set: ImageSet, n: int, args: argparse.Namespace, about: dict[str, Any]
+) -> tuple[Reference, Record]:
+    """What n samples are compared with, and the record of it, which begins with as many real test images.
+
+    These are drawn at random, equally many of each class, as samples are.
+    """
+    if min(n, len(train_set)) <= NEIGHBOURS:
+        raise CallError(f"{n} images and {len(train_set)} real ones: more than {NEIGHBOURS} of each are needed")
+    reference = Reference(train_set, test_set, args.judge_dir, args.data_dir if args.fid else None)
+    record = Record(args.out, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(args.seed))
+    classes = one_hot(test_set.labels.cpu()[order], test_set.n_classes)
+    rank = (classes.cumsum(0) * classes).sum(1)  # 1 for the first image of each class, 2 for the second, ...
+    chosen = order[rank.argsort(stable=True)][:n].to(test_set.images.device)
+    if len(chosen) > NEIGHBOURS:
+        record.add(reference.compare("real test images", test_set.images[chosen], test_set.labels[chosen]))
+    else:
+        print(f"{len(chosen)} real test images are too few to compare with", flush=True)
+    return reference, record
+
+
+def measure_samples(
+    ddpm: DDPM,
+    n_classes: int,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    step: dict[str, Any],
+    args: argparse.Namespace,
+    about: dict[str, Any],
+) -> None:
+    """Samples at each guidance weight, or, of a model without classes, just samples."""
+    if args.g_weight and not n_classes:
+        raise CallError("--g_weight: the model has no classes, and so no guidance")
+    n_samples = args.n_samples or (30 if n_classes else 300)
+    reference, record = start_comparison(train_set, test_set, n_samples * max(1, n_classes), args, about)
+    for w in args.g_weight or ([0, 1, 3] if n_classes else [0]):
+        images, labels = draw_samples(ddpm, n_classes, n_samples, w, args.seed, **step)
+        record.add(reference.compare("samples", images, labels, **({"guidance_weight": w} if n_classes else {})))
+
+
+def measure_completions(
+    ddpm: DDPM, train_set: ImageSet, test_set: ImageSet, args: argparse.Namespace, about: dict[str, Any]
+) -> None:
+    """A part of the first test images hidden, and completed by each method (completions.py).
+
+    For comparison: what the judge says of the whole images, and what one says that was trained to see nothing but the
+    visible part (what can be known of the class from there).
+    """
+    if tells_rotations(train_set):
+        raise CallError("--inpaint asks for the true class of completions, but there are no classes to tell")
+    judge, accuracy = trusted_judge(args.judge_dir / judge_name(train_set), train_set, test_set)
+    images, labels = test_set.images[: args.inpaint], test_set.labels[: args.inpaint]
+    first = dataclasses.replace(test_set, images=images, labels=labels)
+    hidden = args.mask or "bottom"
+    mask = mask_named(hidden, *images.shape[2:], torch.Generator().manual_seed(args.seed))
+    which = f"{hidden}{args.seed}" if hidden == "random" else hidden  # each random mask has a judge of its own
+    half_judge_file = args.judge_dir / f"{which}_hidden_{judge_name(train_set)}"
+    _, half_accuracy = trusted_judge(half_judge_file, masked(train_set, mask), masked(first, mask))
+    whole_accuracy = accuracy_of(judge, first)
+    print(f"{hidden} hidden, {len(first)} test images: the judge is right on {whole_accuracy:.1%} of the whole ones; "
+          f"a judge of visible parts on {half_accuracy:.1%}", flush=True)  # fmt: skip
+    record = Record(
+        args.out,
+        **about,
+        measured="completions",
+        judge_accuracy_on_real_test_images=accuracy,
+        completions=f"the first {len(first)} test images, {hidden} hidden, no class given",
+        judge_accuracy_on_the_whole_images=whole_accuracy,
+        accuracy_of_a_judge_that_sees_the_visible_part=half_accuracy,
+    )
+    for result in judge_completions(ddpm, judge, first, mask, args.seed):
+        record.add(result)
+
+
+def measure_bits(
+    ddpm: DDPM,
+    n_classes: int,
+    test_set: ImageSet,
+    step: dict[str, Any],
+    args: argparse.Namespace,
+    about: dict[str, Any],
+) -> None:
+    """The variational bound (likelihood.py) of the first test images, of the p_theta that samples are drawn from."""
+    y, c = test_set.batch(torch.arange(min(args.bits_per_dim, len(test_set))))
+    generator = torch.Generator(ddpm.device).manual_seed(args.seed)
+    with Progress(math.ceil(len(y) / AT_ONCE) * ddpm.n_timesteps, "steps") as progress:
+        advance = lambda t: progress.advance(1)  # noqa: E731
+        bound = ddpm.variational_bound(
+            y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance, **step
+        )
+    terms = bound.terms.mean(dim=0) / (y[0].numel() * math.log(2))
+    result = {
+        "bits_per_dim": bound.bits_per_dim.mean().item(),
+        "standard_error": bound.bits_per_dim.std().item() / math.sqrt(len(y)) if len(y) > 1 else None,
+        "decoder": terms[0].item(),
+        "steps": terms[1:-1].sum().item(),
+        "prior": terms[-1].item(),
+    }
+    of = f"the first {len(y)} test images{', each given its class' if n_classes else ''}"
+    print(f"bits per dimension of {of}: at most {result['bits_per_dim']:.4f} = {result['decoder']:.4f} (L_0, the "
+          f"decoder) + {result['steps']:.4f} (L_1 .. L_{ddpm.n_timesteps - 1}, the steps) + {result['prior']:.2g} "
+          f"(L_{ddpm.n_timesteps}, the prior)", flush=True)  # fmt: skip
+    Record(args.out, **about, measured="bits per dimension", bound_of=of).add(result)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("model", type=Path, help="a model_epoch*.pt or checkpoint.pt of this suite")
-    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
-    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where judges are kept")
-    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W", help="guidance weights (0 1 3)")
-    add("--n_samples", type=whole(1), default=30, help="samples of each class (30)")
-    add("--inpaint", type=whole(1), metavar="N", help="instead of samples judge completions of the first N test images")
-    add("--mask", choices=MASKS, default="bottom", help="what --inpaint hides (bottom)")
-    add("--seed", type=whole(0), default=0, help="decides the samples (0)")
-    add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
-    add("--out", type=Path, help="where the results go (metrics.json beside the model)")
-    args = parser.parse_args()
-
+    args = parse_arguments()
     device = pick_device(args.device)
     keep_large_buffers()
-    ddpm, content = checkpoint.load_model(args.model, device, pick_amp("auto", device), args.raw)
-    out = args.out or args.model.parent / "metrics.json"
-    before = read_list(out)  # now, so that a file that cannot be added to is found before the work is done
-
-    name, shape = checkpoint.data_of(ddpm, content)
-    n_classes = len(content["class_names"])
-    with values_from_call():
-        train_set = datasets.load(name, args.data_dir, train=True, **shape).to(device)
-        test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
-    judge_name = "judge_{name}_{n_classes}x{im_height}x{im_channels}.pt".format(name=name, **shape)
-    judge, judge_accuracy = trusted_judge(args.judge_dir / judge_name, train_set, test_set)
-    print(f"judge: {judge_accuracy:.2%} of {len(test_set):,} real test images", flush=True)
-
-    measured = {
-        "command": command_line(),
-        "device": device_name(device),
-        "model": args.model.name,
-        "epoch": content["epoch"],
-        "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
-        "sampler": f"ddpm, {ddpm.n_timesteps} steps, seed {args.seed}",
-        "judge_accuracy_on_real_test_images": judge_accuracy,
-    }
-    if args.inpaint:
-        half_judge_file = args.judge_dir / f"{args.mask}_hidden_{judge_name}"
-        measured.update(judge_completions(ddpm, judge, half_judge_file, train_set, test_set, args))
-    else:
-        measured.update(judge_samples(ddpm, judge, n_classes, args))
-    write_json(out, before + [measured])
-    print(f"added to {out}")
-
-
-def judge_samples(ddpm: DDPM, judge: nn.Module, n_classes: int, args: argparse.Namespace) -> dict[str, Any]:
-    """For each guidance weight the share of samples in which the judge sees the class asked for."""
-    results = []
-    for w in args.g_weight:
-        generator = torch.Generator(ddpm.device).manual_seed(args.seed)
-        right = []
-        for rows in torch.ones(args.n_samples).split(AT_ONCE):
-            y, _ = ddpm.sample(len(rows), None, n_classes, w, generator=generator, record=False)
-            right += (classify(judge, y) == torch.arange(n_classes, device=ddpm.device).repeat(len(rows))).tolist()
-        share = sum(right) / len(right)
-        results.append({"guidance_weight": w, "judge_accuracy": share})
-        print(f"w = {w:g}: {share:.1%} of {len(right)} samples show the class asked for", flush=True)
-    return {"samples_per_weight": args.n_samples * n_classes, "results": results}
-
-
-def judge_completions(
-    ddpm: DDPM,
-    judge: nn.Module,
-    half_judge_file: Path,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Hide a part of the first test images and let each method of `DDPM.complete_image` complete them, without a class.
-
-    Measured: the share of completions in which the judge sees the true class, and how far the known pixels end from
-    what they were. For comparison: what the judge says of the whole images, and what one says that was trained to see
-    nothing but the visible part (what can be known of the class from there).
-    """
-    test_set = dataclasses.replace(
-        test_set, images=test_set.images[: args.inpaint], labels=test_set.labels[: args.inpaint]
-    )
-    y, labels = to_float(test_set.images), test_set.labels
-    height, width = y.shape[2:]
-    mask = mask_named(args.mask, height, width, torch.Generator().manual_seed(args.seed)).to(y.device)
-    visible = [
-        dataclasses.replace(images, images=images.images * mask.to(torch.uint8)) for images in (train_set, test_set)
-    ]
-    _, half_judge_accuracy = trusted_judge(half_judge_file, *visible)
-    whole_accuracy = (classify(judge, y) == labels).float().mean().item()
-    print(f"{args.mask} hidden, {len(y)} test images: the judge is right on {whole_accuracy:.1%} of the whole ones; "
-          f"a judge of visible parts on {half_judge_accuracy:.1%}", flush=True)  # fmt: skip
-
-    results = []
-    for method in METHODS:
-        generator = torch.Generator(ddpm.device).manual_seed(args.seed)
-        began = time.perf_counter()
-        found = torch.cat([
-            ddpm.complete_image(part, mask, method=method, generator=generator) for part in y.split(COMPLETED_AT_ONCE)
-        ])  # fmt: skip
-        seconds = time.perf_counter() - began
-        true_class = (classify(judge, found) == labels).float().mean().item()
-        off = ((found - y).abs() * mask).sum().item() / mask.expand_as(y).sum().item()
-        results.append({"method": method, "true_class": true_class, "known_error": off, "seconds": seconds})
-        print(
-            f"{method}: {true_class:.1%} show the true class; known pixels off by {off:.4f}; {seconds:.0f} s",
-            flush=True,
-        )
-    return {
-        "completions": f"the first {len(y)} test images, {args.mask} hidden, no class given",
-        "judge_accuracy_on_the_whole_images": whole_accuracy,
-        "accuracy_of_a_judge_that_sees_the_visible_part": half_judge_accuracy,
-        "results": results,
-    }
-
-
-def read_list(file: Path) -> list:
-    """The measurements already in `file`: new ones are added, none is lost."""
-    if not file.exists():
-        return []
-    try:
-        measured = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
-    if not isinstance(measured, list):
-        raise CallError(f"{file} holds something else than this script writes: choose another --out")
-    return measured
+    read_list(args.out)  # now, so that a file that cannot be added to is found before the work is done
+    about = {"command": command_line(), "device": device_name(device), "model": args.source.name}
+    measure = evaluate_npz if args.source.suffix == ".npz" else evaluate_model
+    measure(args, about, device)
+    print(f"added to {args.out}")
+    if (args.out.parent / "report.html").exists():
+        write_report(args.out.parent)
 
 
 if __name__ == "__main__":

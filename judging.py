@@ -12,7 +12,7 @@ arXiv:1803.07728). To do that it has to know what stands where in an image, and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -26,6 +26,7 @@ from inference import for_inference
 from networks.judge import Judge, ResidualJudge
 
 AT_ONCE = 500  # images that are judged together
+DIGIT_SETS = ("mnist", "rendered")  # grey, and not to be mirrored
 
 
 class Recipe(NamedTuple):
@@ -52,12 +53,19 @@ PHOTOGRAPHS = Recipe(ResidualJudge, 64, 15, 128, _sgd, 0.1, 5e-4, 0.1, flips=Tru
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
-    return DIGITS if image_set.name in ("mnist", "rendered") else PHOTOGRAPHS
+    return DIGITS if image_set.name in DIGIT_SETS else PHOTOGRAPHS
 
 
 def tells_rotations(image_set: ImageSet) -> bool:
     """Does the judge of this set tell rotations? It does where there are no classes to tell."""
     return image_set.n_classes < 2
+
+
+def judge_name(train_set: ImageSet) -> str:
+    """The name of the file of this set's judge, such as judge_mnist_10x28x1.pt or judge_afhq_cat_1x32x3.pt."""
+    channels, height = train_set.images.shape[1:3]
+    which = f"{train_set.class_names[0]}_" if tells_rotations(train_set) else ""
+    return f"judge_{train_set.name}_{which}{train_set.n_classes}x{height}x{channels}.pt"
 
 
 def features_name(judge: nn.Module, train_set: ImageSet) -> str:
@@ -147,10 +155,10 @@ def rotated(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def classify(judge: nn.Module, images: Tensor) -> Tensor:
-    """The class that the judge sees in each image. images: [N, C, H, W] in [-1, 1] -> int64 [N]."""
+def classify(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tensor:
+    """The class that the judge sees in each image, int64 [N], on its device. images, batch: as in `features_of`."""
     fast = for_inference(judge)
-    return torch.cat([fast(part).argmax(1) for part in images.split(AT_ONCE)])
+    return torch.cat([fast(y).argmax(1) for y in _as_in_files(judge, images, batch)])
 
 
 def accuracy_of(judge: nn.Module, image_set: ImageSet) -> float:
@@ -180,8 +188,13 @@ def features_of(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tenso
     images: [N, C, H, W] on any device, uint8 or float in [-1, 1]. Floats are rounded to the 256 levels of an image file
     first, so that samples have the same features before and after they were written to one.
     """
-    device, fast = next(judge.parameters()).device, for_inference(judge)
-    levels = (
-        part.to(device) if part.dtype == torch.uint8 else to_uint8(part.to(device)) for part in images.split(batch)
-    )
-    return torch.cat([fast.features(to_float(part)).cpu() for part in levels])
+    fast = for_inference(judge)
+    return torch.cat([fast.features(y).cpu() for y in _as_in_files(judge, images, batch)])
+
+
+def _as_in_files(judge: nn.Module, images: Tensor, batch: int) -> Iterator[Tensor]:
+    """Batches of the images, float in [-1, 1] on the judge's device, as they would be read from an image file."""
+    device = next(judge.parameters()).device
+    for part in images.split(batch):
+        part = part.to(device)
+        yield to_float(part if part.dtype == torch.uint8 else to_uint8(part))

@@ -27,10 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli import RunError
+from cli import Progress, RunError
 from data_error import one_line
 from utils import atomic_write
 
+NEIGHBOURS = 3  # k of precision and recall, by default
 AT_ONCE = 1_000  # rows of a distance matrix, or of features in float64
 INCEPTION = "inception-2015-12-05.pt"  # the name that clean-fid gives the weights
 
@@ -91,7 +92,7 @@ def _factor(cov: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------ precision and recall
 
 
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Improved precision and recall of features real [N, D] and fake [M, D] (Kynkaanniemi et al. 2019, arXiv:1904.06991).
 
     Where a set of points lies is taken to be the union of balls around them, each as large as the distance to the k-th
@@ -121,7 +122,7 @@ def _radii(points: Tensor, k: int) -> Tensor:
 
 
 def compare(
-    real: Tensor, fake: Tensor, features: str, reference: str, k: int = 3, most: int = 10_000
+    real: Tensor, fake: Tensor, features: str, reference: str, k: int = NEIGHBOURS, most: int = 10_000
 ) -> dict[str, Any]:
     """All three numbers, with what one has to know to compare them: a dict that can be written as JSON.
 
@@ -150,16 +151,19 @@ Images = Union[Tensor, str, "os.PathLike[str]"]
 
 def fid_by_cleanfid(
     real: Images,
-    fake: Images,
     reference: str,
     feature_extractor: Callable[[Tensor], Tensor] | None = None,
     weights_dir: Path = Path("./data"),
     device: torch.device | str = "cpu",
     batch: int = 64,
-) -> dict[str, Any]:
+) -> Callable[[Images], dict[str, Any]]:
     """The FID as the package clean-fid measures it (Parmar et al. 2022, arXiv:2104.11222), its mode "clean".
 
-    real, fake: uint8 [N, C, H, W] (grey is repeated), or a folder of image files. reference: which images `real` are.
+        fid = fid_by_cleanfid(train_set.images, "cifar10, training images")      # the features of these, once
+        fid(samples)["fid"]
+
+    Returns a function of generated images, whose result can be written as JSON.
+    Images: uint8 [N, C, H, W] (grey is repeated), or a folder of image files. reference: which images `real` are.
     feature_extractor: float32 [B, 3, 299, 299] in 0..255 -> [B, D]; None is Inception v3, whose weights are read from
     weights_dir/inception-2015-12-05.pt and downloaded there once. With another extractor the result is no FID, and is
     not called so. RunError in one line if the package, the weights or the images are missing.
@@ -171,14 +175,21 @@ def fid_by_cleanfid(
         raise RunError(f"the FID needs clean-fid ({reason}): pip install -r requirements-fid.txt") from None
     official = feature_extractor is None
     model = _inception(weights_dir, device) if official else feature_extractor
-    features = [_cleanfid_features(images, model, device, batch) for images in (real, fake)]
-    return {
-        "features": "Inception v3 (clean-fid, mode clean)" if official else "of an extractor of your own (clean-fid)",
-        "reference": reference,
-        "n_reference": len(features[0]),
-        "n_images": len(features[1]),
-        "fid" if official else "frechet_distance": float(cleanfid.fid.fid_from_feats(*features)),
-    }
+    real_features = _cleanfid_features(real, model, device, batch)
+
+    def measure(fake: Images) -> dict[str, Any]:
+        features = _cleanfid_features(fake, model, device, batch)
+        return {
+            "features": "Inception v3 (clean-fid, mode clean)"
+            if official
+            else "of an extractor of your own (clean-fid)",
+            "reference": reference,
+            "n_reference": len(real_features),
+            "n_images": len(features),
+            "fid" if official else "frechet_distance": float(cleanfid.fid.fid_from_feats(real_features, features)),
+        }
+
+    return measure
 
 
 def _cleanfid_features(
@@ -198,11 +209,12 @@ def _cleanfid_features(
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"images are uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
     resize, found = build_resizer("clean"), []
-    with ThreadPoolExecutor() as pool:  # Pillow resizes outside of Python's lock
-        for part in images.cpu().split(batch):
-            pixels = part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-            resized = torch.from_numpy(np.stack(list(pool.map(resize, pixels))))
-            found.append(get_batch_features(resized.permute(0, 3, 1, 2), model, device))
+    with ThreadPoolExecutor() as pool, Progress(len(images), "images for the FID") as progress:
+        for part in images.split(batch):
+            pixels = part.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+            resized = np.stack(list(pool.map(resize, pixels)))  # Pillow resizes outside of Python's lock
+            found.append(get_batch_features(torch.from_numpy(resized).permute(0, 3, 1, 2), model, device))
+            progress.advance(len(part))
     return np.concatenate(found)
 
 

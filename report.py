@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from measured_tables import measured_tables, scroll
 from utils import atomic_write, format_duration
 
 GRID = re.compile(r"generated_images_epoch(\d+)_guidance_weight(-?\d[\d.e+-]*)\.png")
 ANIMATION = re.compile(r"animation_epoch(\d+)_guidance_weight(-?\d[\d.e+-]*)\.gif")
 N_LAST_EPOCHS = 10
-# What of a measurement, beside its results, stands in the table.
-MEASURED_ON = ("weights", "samples_per_weight", "completions", "sampler", "judge_accuracy_on_real_test_images")
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #5c646d; --line: #dfe3e8; --tint: #f6f7f9; --accent: #1f5fa8; }
@@ -38,6 +37,7 @@ body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 84rem; backgroun
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .9rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
 a { color: var(--accent); }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .state { font-weight: 600; margin: 0 0 .2rem; }
@@ -265,11 +265,6 @@ def _head(title: str, config: dict, rows: list[dict[str, str]]) -> str:
     )
 
 
-def _scroll(table: str, label: str) -> str:
-    """A table in a box of its own that scrolls sideways on a narrow screen, with the keyboard too."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
-
-
 def _settings(config: dict) -> str:
     """Every argument; those that differ from their defaults are marked."""
     arguments, defaults = _dict(config, "arguments"), _dict(config, "defaults")
@@ -282,7 +277,7 @@ def _settings(config: dict) -> str:
     if not lines:
         return ""
     head = '<thead><tr><th scope="col">argument</th><th scope="col">value</th><th scope="col">changed</th></tr></thead>'
-    return _scroll(f"<table>{head}<tbody>{''.join(lines)}</tbody></table>", "settings")
+    return scroll(f"<table>{head}<tbody>{''.join(lines)}</tbody></table>", "settings")
 
 
 def _last_epochs(rows: list[dict[str, str]]) -> str:
@@ -296,40 +291,7 @@ def _last_epochs(rows: list[dict[str, str]]) -> str:
         lines.append("<tr>" + "".join(f"<td>{escape(row[name] or '')}</td>" for name in names) + "</tr>")
     table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     link = '<p><a href="./metrics.csv">metrics.csv</a> has every epoch.</p>'
-    return _scroll(table, "the last epochs") + link
-
-
-def _measured(log_dir: Path, notes: list[str]) -> str:
-    """What evaluate.py wrote into metrics.json: a table for each kind of measurement, a row for each result."""
-    path = log_dir / "metrics.json"
-    if not path.exists():
-        return ""
-    tables: dict[tuple[str, ...], list[str]] = {}
-    try:
-        for run in json.loads(path.read_text(encoding="utf-8")):
-            about = {key: run[key] for key in MEASURED_ON if key in run}
-            for result in run["results"]:
-                row = {"model": run["model"], **result, **about}
-                cells = (f"<td>{escape(_measure(key, value))}</td>" for key, value in row.items())
-                tables.setdefault(tuple(row), []).append(f"<tr>{''.join(cells)}</tr>")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        notes.append("metrics.json is damaged and was left out.")
-        return ""
-    page = (
-        "Judge: a classifier trained on the real training images. Accuracies and shares are of the images it was shown."
-    )
-    page = f'<p class="soft">{page}</p>'
-    for names, rows in tables.items():
-        head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
-        table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-        page += _scroll(table, "measured quality")
-    return page
-
-
-def _measure(key: str, value: Any) -> str:
-    if isinstance(value, float) and ("accuracy" in key or key == "true_class"):
-        return f"{value:.2%}" if "real" in key else f"{value:.1%}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return scroll(table, "the last epochs") + link
 
 
 def _how(log_dir: Path, config: dict) -> str:
@@ -351,7 +313,7 @@ def _how(log_dir: Path, config: dict) -> str:
 def write_report(log_dir: str | os.PathLike) -> Path:
     """Write `report.html` into a log folder from what stands in it, and return its path.
 
-    Reads config.json, metrics.csv (a row per epoch; `seconds` is the time of that epoch), the PNGs and the GIFs. What is
+    Reads config.json, metrics.csv (a row per epoch; `seconds` is the time of that epoch), metrics.json, the PNGs and the GIFs. What is
     missing is left out; what cannot be read is named on the page. Raises NotADirectoryError if there is no such folder.
     """
     log_dir = Path(log_dir)
@@ -364,7 +326,7 @@ def write_report(log_dir: str | os.PathLike) -> Path:
     title = log_dir.resolve().name
     loss = _figure(log_dir, pictures.loss, "Loss of each epoch, and by timestep") if pictures.loss else ""
     figures = [_figure(log_dir, name, Path(name).stem.replace("_", " ")) for name in pictures.others]
-    measured = _measured(log_dir, notes)
+    measured = measured_tables(log_dir / "metrics.json", notes)
     expected = config.get("expected")
     page = "".join([
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n',

@@ -1,30 +1,47 @@
-"""The judge is kept, and what it says is written down."""
+"""evaluate.py on tiny models and data: what it measures, against other ways to compute it, and what it writes down."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
+import urllib.error
+import urllib.request
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from tiny_folders import write_folder
 
 import checkpoint
+import datasets
 import evaluate
 import judging
-from cli import run_script
+import quality
+import reference
+import train_afhq
+from cli import pick_amp, run_script
+from datasets import ImageSet, render_digits, to_float
+from inpainting import mask_named
 from networks.judge import Judge
+from report import write_report
+
+CPU = torch.device("cpu")
+FIGURES = ("frechet_distance", "precision", "recall")
 
 
 @pytest.fixture
 def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
     monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1))
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 
-    def run(more="", model="model_epoch3.pt"):
-        words = f"{tmp_path / model} --data_dir {data_dir} --judge_dir {tmp_path} --n_samples 2 --g_weight 0 1 {more}"
+    def run(more="--n_samples 2 --g_weight 0 1", source="model_epoch3.pt", data=data_dir):
+        words = f"{tmp_path / source} --data_dir {data} --judge_dir {tmp_path} --device cpu {more}"
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *words.split()])
         status = 0
         try:
@@ -37,19 +54,52 @@ def judged(data_dir, whole_run, tmp_path, monkeypatch):
     return run
 
 
-def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch, capsys):
+def write_npz(path, images, labels=None):
+    """As `sample.py --npz` does. images: uint8 [N, C, H, W]."""
+    pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    np.savez(path, arr_0=pixels, **({} if labels is None else {"arr_1": np.asarray(labels)}))
+
+
+# ------------------------------------------------------------------------------------------------ samples of a model
+
+
+def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch):
     status, first = judged()
     assert status == 0 and len(first) == 1
     (measured,) = first
-    assert [result["guidance_weight"] for result in measured["results"]] == [0, 1]
-    assert all(0 <= result["judge_accuracy"] <= 1 for result in measured["results"])
-    assert measured["samples_per_weight"] == 20 and measured["weights"] == "moving average" and measured["epoch"] == 3
+    assert [result["images"] for result in measured["results"]] == ["real test images", "samples", "samples"]
+    assert [result.get("guidance_weight") for result in measured["results"]] == [None, 0, 1]
+    for result in measured["results"]:
+        assert 0 <= result["judge_accuracy"] <= 1 and result["n_images"] == 20 and result["n_reference"] == 70
+        assert result["frechet_distance"] > 0 and 0 <= result["precision"] <= 1 and 0 <= result["recall"] <= 1
+        assert "mnist" in result["features"] and result["reference"] == "mnist, training images" and "fid" not in result
+    assert measured["results"][1]["frechet_distance"] > measured["results"][0]["frechet_distance"]
+    assert measured["weights"] == "moving average" and measured["epoch"] == 3 and measured["measured"] == "samples"
     assert measured["sampler"] == "ddpm, 8 steps, seed 0" and "evaluate.py" in measured["command"]
     monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
-    status, second = judged("--seed 1")
+    status, second = judged("--n_samples 2 --g_weight 0 1 --seed 1")
     assert status == 0 and second[:1] == first and len(second) == 2
+    assert second[1]["results"][1] != first[0]["results"][1]  # other samples
     status, third = judged()
     assert third[2]["results"] == first[0]["results"]  # the same samples, the same figures
+
+
+def test_the_figures_are_those_of_the_samples(judged, data_dir, tmp_path):
+    """Computed here, step by step, from samples drawn here."""
+    _, (measured,) = judged("--n_samples 2 --g_weight 1 --seed 5")
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    y, _ = ddpm.sample(2, n_classes=10, g_weight=1, generator=torch.Generator().manual_seed(5))
+    images = ((y.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    train_set = datasets.load("mnist", data_dir, train=True)
+    judge = Judge().eval()
+    judge.load_state_dict(checkpoint.load(tmp_path / "judge_mnist_10x28x1.pt")["model"])
+    with torch.no_grad():
+        real, fake, logits = judge.features(to_float(train_set.images)), judge.features(images), judge(images)
+    found = measured["results"][1]
+    assert found["judge_accuracy"] == (logits.argmax(1) == torch.arange(10).repeat(2)).float().mean()
+    expected = quality.frechet_distance(*quality.moments(real), *quality.moments(fake))
+    assert found["frechet_distance"] == pytest.approx(expected, rel=1e-3)
+    assert [found["precision"], found["recall"]] == pytest.approx(quality.precision_recall(real[:20], fake), abs=0.051)
 
 
 def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
@@ -57,25 +107,82 @@ def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
 
     class Brightness(Judge):
         def forward(self, x):
-            return torch.eye(10)[(x.mean(dim=(1, 2, 3)) * 10).round().long()]
+            return torch.eye(10)[(x.mean(dim=(1, 2, 3)) * 10).round().long().clamp(0, 9)]
 
     for shift, accuracy in ((0, 1.0), (1, 0.0)):
 
-        def sample(self, n, size, n_classes, w, generator, record, shift=shift):
+        def sample(self, n, size, n_classes, w, generator, record, progress, shift=shift):
             k = (torch.arange(n_classes).repeat(n) + shift) % 10
             return (k / 10).view(-1, 1, 1, 1).expand(-1, 1, 28, 28), None
 
         monkeypatch.setattr("ddpm.DDPM.sample", sample)
-        monkeypatch.setattr(evaluate, "trusted_judge", lambda *_: (Brightness().eval(), 1.0))
+        monkeypatch.setattr(reference, "trusted_judge", lambda *_: (Brightness().eval(), 1.0))
         monkeypatch.setattr(judging, "for_inference", lambda judge: judge)
         _, measured = judged()
-        assert measured[-1]["results"][0]["judge_accuracy"] == accuracy
+        assert [result["judge_accuracy"] for result in measured[-1]["results"][1:]] == [accuracy, accuracy]
+
+
+def test_samples_are_drawn_in_parts_and_kept_as_bytes(whole_run, monkeypatch):
+    ddpm, _ = checkpoint.load_model(whole_run / "model_epoch3.pt", CPU)
+    sizes, whole = [], ddpm.sample
+    monkeypatch.setattr(ddpm, "sample", lambda n, *more, **named: sizes.append(n) or whole(n, *more, **named))
+    monkeypatch.setattr(evaluate, "AT_ONCE", 25)
+    images, labels = evaluate.draw_samples(ddpm, 10, 5, 0.0, seed=0)
+    assert sizes == [2, 2, 1] and images.dtype == torch.uint8 and images.shape == (50, 1, 28, 28)
+    assert labels.tolist() == list(range(10)) * 5
+    images, labels = evaluate.draw_samples(ddpm, 0, 30, 0.0, seed=0)
+    assert sizes[3:] == [25, 5] and len(images) == 30 and labels is None
+
+
+def test_an_interruption_loses_no_result(judged, monkeypatch, tmp_path):
+    draw = evaluate.draw_samples
+
+    def interrupted(ddpm, n_classes, n_samples, w, *more):
+        if w == 1:
+            (tmp_path / "metrics.json").write_text(json.dumps([*read(), {"of": "another process"}]))
+        if w == 2:
+            raise KeyboardInterrupt
+        return draw(ddpm, n_classes, n_samples, w, *more)
+
+    def read():
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    monkeypatch.setattr(evaluate, "draw_samples", interrupted)
+    status, measured = judged("--n_samples 1 --g_weight 0 1 2")
+    assert status == 130 and len(measured) == 2 and measured[0] == {"of": "another process"}
+    assert [result.get("guidance_weight") for result in measured[1]["results"]] == [None, 0, 1]
+
+
+def test_the_report_is_written_again_where_there_is_one(judged, tmp_path):
+    judged("--n_samples 1 --g_weight 1")
+    assert not (tmp_path / "report.html").exists()
+    write_report(tmp_path)
+    judged("--n_samples 1 --g_weight 7")
+    assert "<td>7</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_halves_of_a_set_are_near_and_noise_is_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1, n_features=8))
+    images, labels = render_digits(1600, seed=0)
+    half, test = (
+        ImageSet(images[part], labels[part], list("0123456789"), "rendered") for part in (slice(800), slice(800, None))
+    )
+    near = reference.Reference(half, test, tmp_path, None)
+    other = near.compare("the other half", test.images, test.labels)
+    again = near.compare("the other half", test.images, test.labels)
+    noise = torch.randint(0, 256, test.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    far = near.compare("noise", noise, None)
+    assert other == again and "judge_accuracy" not in far
+    same = near.compare("the training images", half.images, half.labels)
+    assert same["frechet_distance"] < 1e-6 and same["precision"] == same["recall"] == 1
+    assert far["frechet_distance"] > 100 * other["frechet_distance"]
+    assert other["precision"] > 0.7 and other["recall"] > 0.7 and far["precision"] < 0.05
 
 
 def test_raw_weights_only_from_a_checkpoint(judged, capsys):
     assert judged("--raw")[0] == 2
     assert "--raw needs a checkpoint.pt" in capsys.readouterr().err
-    status, measured = judged("--raw", "checkpoint.pt")
+    status, measured = judged("--n_samples 1 --g_weight 0 --raw", "checkpoint.pt")
     assert status == 0 and measured[0]["weights"] == "raw"
 
 
@@ -90,7 +197,7 @@ def test_other_kinds_of_files_are_named(judged, tmp_path, capsys):
     assert judged()[0] == 0
     judge = next(tmp_path.glob("judge_*.pt"))
     capsys.readouterr()
-    assert judged(model=judge.name)[0] == 1
+    assert judged(source=judge.name)[0] == 1
     assert "holds no 'spec'" in capsys.readouterr().err
     checkpoint.save(judge, {"model": {"weight": torch.zeros(1)}})
     assert judged()[0] == 1
@@ -98,11 +205,265 @@ def test_other_kinds_of_files_are_named(judged, tmp_path, capsys):
 
 
 def test_bad_files(judged, tmp_path, capsys):
-    assert judged(model="missing.pt")[0] == 1
+    assert judged(source="missing.pt")[0] == 1
     (tmp_path / "text.pt").write_text("hello")
-    assert judged(model="text.pt")[0] == 1
+    assert judged(source="text.pt")[0] == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
     (tmp_path / "metrics.json").write_text('[{"kept": 1}]')
     assert judged()[1][0] == {"kept": 1}
     (tmp_path / "metrics.json").write_text("{}")
     assert judged()[0] == 2 and (tmp_path / "metrics.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("--mask top", "--mask has no effect on anything but --inpaint"),
+        ("--dataset mnist", "--dataset has no effect on a model"),
+        ("--data_class 3", "--data_class has no effect on a model"),
+        ("--bits_per_dim 3 --fid", "--fid has no effect on a measurement without samples"),
+        ("--inpaint 3 --g_weight 0", "--g_weight has no effect on a measurement without samples"),
+        ("--inpaint 3 --bits_per_dim 3", "not allowed with"),
+    ],
+)
+def test_options_without_effect_are_refused(judged, words, reason, capsys):
+    assert judged(words) == (2, None)
+    assert reason in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ an .npz
+
+
+def test_an_npz_of_samples_has_the_figures_of_the_model(judged, tmp_path):
+    """Grey images, three times equal, become one channel again: else the judge would be another one."""
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    images, labels = evaluate.draw_samples(ddpm, 10, 2, 1.0, seed=0)
+    write_npz(tmp_path / "samples.npz", images, labels)
+    judged("--n_samples 2 --g_weight 1")
+    status, (of_model, of_npz) = judged("--dataset mnist", "samples.npz")
+    assert status == 0 and of_npz["model"] == "samples.npz" and "sampler" not in of_npz
+    assert of_npz["results"][0] == of_model["results"][0]
+    assert of_npz["results"][1] == {k: v for k, v in of_model["results"][1].items() if k != "guidance_weight"}
+    assert [file.name for file in tmp_path.glob("judge_*")] == ["judge_mnist_10x28x1.pt"]
+
+
+@pytest.mark.parametrize("labels", [None, np.full(12, -1)])
+def test_without_labels_there_is_no_accuracy(judged, data_dir, tmp_path, labels):
+    images = datasets.load("mnist", data_dir, train=False).images[:12]
+    write_npz(tmp_path / "samples.npz", images, labels)
+    status, (measured,) = judged("--dataset mnist", "samples.npz")
+    assert status == 0 and measured["results"][0]["n_images"] == 12
+    assert "judge_accuracy" in measured["results"][0] and "judge_accuracy" not in measured["results"][1]
+
+
+def test_a_coloured_npz_stays_coloured(judged, tmp_path):
+    images = torch.randint(0, 256, (9, 3, 28, 28), dtype=torch.uint8)
+    write_npz(tmp_path / "samples.npz", images)
+    assert judged("--dataset mnist", "samples.npz")[0] == 0
+    assert (tmp_path / "judge_mnist_10x28x3.pt").exists()
+
+
+def test_calls_for_an_npz_that_cannot_be(judged, tmp_path, capsys):
+    images = torch.zeros(12, 1, 28, 28, dtype=torch.uint8)
+    write_npz(tmp_path / "samples.npz", images, np.full(12, 10))
+    write_npz(tmp_path / "few.npz", images[:3])
+    for words, source, expected, reason in [
+        ("", "samples.npz", 2, "name the data set by --dataset"),
+        ("--dataset mnist --n_samples 3", "samples.npz", 2, "--n_samples has no effect on an .npz"),
+        ("--dataset mnist --raw", "samples.npz", 2, "--raw has no effect on an .npz"),
+        ("--dataset mnist", "samples.npz", 1, "labels up to 10, but mnist has 10 classes"),
+        ("--dataset mnist --data_class x", "samples.npz", 2, "there is no class 'x'"),
+        ("--dataset mnist", "few.npz", 2, "more than 3 of each are needed"),
+        ("--dataset mnist", "missing.npz", 1, "there is no file"),
+    ]:
+        assert judged(words, source) == (expected, None), words
+        error = capsys.readouterr().err
+        assert reason in error and len(error.strip().splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------ the standard FID
+
+
+class FourFeatures:
+    """An extractor as clean-fid calls it: sums of the features of the judge that `judged` keeps."""
+
+    def __init__(self, file):
+        self.judge = Judge().eval()
+        self.judge.load_state_dict(checkpoint.load(file)["model"])
+
+    def __call__(self, x):
+        with torch.no_grad():
+            features = self.judge.features(F.interpolate(x[:, :1], (28, 28), mode="area") / 127.5 - 1)
+            return 1e3 * features.view(len(x), 4, -1).sum(2)  # four sums: some features alone are always 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fid_stands_beside_the_other_figures(judged, data_dir, tmp_path, monkeypatch):
+    pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed (requirements-fid.txt)")
+    _, (before,) = judged("--n_samples 4 --g_weight 1")
+    extractor = FourFeatures(tmp_path / "judge_mnist_10x28x1.pt")
+    monkeypatch.setattr(quality, "_inception", lambda folder, device: extractor)
+    status, (_, measured) = judged("--n_samples 4 --g_weight 1 --fid")
+    assert status == 0
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    train, test = (datasets.load("mnist", data_dir, train=split).images for split in (True, False))
+    samples, _ = evaluate.draw_samples(ddpm, 10, 4, 1.0, seed=0)
+    of_train, of_test, of_samples = (
+        torch.from_numpy(quality._cleanfid_features(images, extractor, "cpu", 64)) for images in (train, test, samples)
+    )
+    for result, old, features in zip(measured["results"], before["results"], (of_test, of_samples)):
+        expected = quality.frechet_distance(*quality.moments(of_train), *quality.moments(features))
+        assert expected > 1 and result.pop("fid") == pytest.approx(expected, rel=1e-3) and result == old
+
+
+def test_without_cleanfid_the_judge_still_judges(judged, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cleanfid", None)
+    monkeypatch.setitem(sys.modules, "cleanfid.fid", None)
+    status, (measured,) = judged("--n_samples 1 --g_weight 1 --fid")
+    error = capsys.readouterr().err.strip()
+    assert status == 0 and len(error.splitlines()) == 1 and "pip install -r requirements-fid.txt" in error
+    assert all(figure in result and "fid" not in result for result in measured["results"] for figure in FIGURES)
+
+
+def test_without_the_weights_of_inception_the_judge_still_judges(judged, data_dir, monkeypatch, capsys):
+    pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed (requirements-fid.txt)")
+
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    status, (measured,) = judged("--n_samples 1 --g_weight 1 --fid")
+    error = capsys.readouterr().err.strip()
+    assert status == 0 and len(error.splitlines()) == 1 and str(data_dir / quality.INCEPTION) in error
+    assert all("recall" in result and "fid" not in result for result in measured["results"])
+
+
+# ------------------------------------------------------------------------------------------------ bits per dimension
+
+
+def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "trusted_judge", None)  # no judge is needed
+    monkeypatch.setattr(evaluate, "AT_ONCE", 4)
+    status, (measured,) = judged("--bits_per_dim 6 --seed 3")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bits per dimension"))
+    (found,) = measured["results"]
+    assert status == 0 and measured["bound_of"] == "the first 6 test images, each given its class"
+    assert found["bits_per_dim"] == pytest.approx(found["decoder"] + found["steps"] + found["prior"])
+    assert all(f"{found[part]:.4f}" in line for part in ("bits_per_dim", "decoder", "steps")) and "the prior" in line
+
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    test_set = datasets.load("mnist", data_dir, train=False)
+    y, c = test_set.batch(torch.arange(6))
+    bound = ddpm.variational_bound(y, c, torch.Generator().manual_seed(3), batch_size=4)
+    assert found["bits_per_dim"] == pytest.approx(bound.bits_per_dim.mean().item(), rel=1e-6)
+    mean, variance = np.mean(bound.bits_per_dim.tolist()), np.var(bound.bits_per_dim.tolist(), ddof=1)
+    assert found["standard_error"] == pytest.approx(math.sqrt(variance / 6), rel=1e-6) and mean > 0
+    kept = ddpm.alpha_bar_t[-1].item()  # KL(N(sqrt(kept) x, (1 - kept) I) || N(0, I)), of each number
+    prior = (kept * y.square().mean().item() + (1 - kept) - 1 - math.log(1 - kept)) / 2 / math.log(2)
+    assert found["prior"] == pytest.approx(prior, rel=1e-4)
+    assert judged("--bits_per_dim 6 --seed 3")[1][1] == measured
+    assert judged("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
+    assert judged("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
+
+
+# ------------------------------------------------------------------------------------------------ without classes
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """A folder with an AFHQ of two kinds of animals, and in it log/model_step2.pt, a model of the first kind."""
+    folder = tmp_path_factory.mktemp("animals")
+    write_folder(folder / "afhq", ["cat", "dog"], 50, size=16)
+    words = (
+        "--unet_dim 8 --unet_dim_mults 1 2 --time_steps 6 --batch_size 4 --n_samples 4 --image_size 16 --device cpu "
+    )
+    words += f"--train_steps 2 --save_and_sample_every 2 --data_path {folder} --save_folder {folder / 'log'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_afhq.py", *words.split()])
+        run_script(train_afhq.main)
+    return folder
+
+
+def test_a_model_without_classes(judged, animals, tmp_path, monkeypatch):
+    shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
+    drawn, sample = [], evaluate.DDPM.sample
+    monkeypatch.setattr(evaluate.DDPM, "sample", lambda self, *a, **k: drawn.append(k) or sample(self, *a, **k))
+    status, (measured,) = judged("--n_samples 9", "model_step2.pt", animals)
+    assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_afhq_cat_1x16x3.pt"]
+    real, found = measured["results"]
+    assert (real["images"], real["n_images"]) == ("real test images", 5)  # one in ten of the cats is held out
+    assert (found["images"], found["n_images"], found["n_reference"]) == ("samples", 9, 45)
+    assert all(figure in found for figure in FIGURES) and "rotations of cat" in found["features"]
+    assert not {"judge_accuracy", "guidance_weight"} & {*real, *found}
+    assert drawn[0]["clip_x0"] is True and drawn[0]["variance"] == "posterior"  # as train_afhq.py draws
+    assert measured["sampler"] == "ddpm, 6 steps, seed 0, clip_x0 True, variance posterior"
+    assert judged("--n_samples 9", "model_step2.pt", animals)[1][1] == measured
+    bits = judged("--bits_per_dim 3", "model_step2.pt", animals)[1][2]
+    assert bits["bound_of"] == "the first 3 test images" and bits["results"][0]["bits_per_dim"] > 0
+
+
+def test_a_data_set_of_one_class(judged, animals, tmp_path, monkeypatch):
+    """datasets.load has 10 classes by default, and the model's file names none."""
+    shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
+    shutil.copytree(animals / "afhq" / "train" / "cat", tmp_path / "data" / "afhq" / "train" / "cat")
+    status, (measured,) = judged("--n_samples 9", "model_step2.pt", tmp_path / "data")
+    assert status == 0 and measured["results"][1]["n_reference"] == 45
+
+
+def test_an_npz_of_one_class(judged, animals, tmp_path):
+    dogs = datasets.load("afhq", animals, train=False, n_classes=None, im_height=16, im_channels=3).only("dog")
+    write_npz(tmp_path / "samples.npz", dogs.images, np.full(5, 7))  # labels say nothing where there are no classes
+    status, (measured,) = judged("--dataset afhq --data_class dog", "samples.npz", animals)
+    assert status == 0 and "rotations of dog" in measured["results"][0]["features"]
+    assert measured["results"][1]["n_reference"] == 45 and "judge_accuracy" not in measured["results"][1]
+    of_tests, of_npz = ([result[name] for name in FIGURES] for result in measured["results"])
+    assert of_npz == pytest.approx(of_tests)  # the same five images
+
+
+def test_what_a_model_without_classes_cannot_be_asked(judged, animals, tmp_path, capsys):
+    shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
+    for words, reason in [
+        ("--g_weight 1", "--g_weight: the model has no classes"),
+        ("--inpaint 2", "there are no classes to tell"),
+        ("--n_samples 3", "more than 3 of each are needed"),
+    ]:
+        assert judged(words, "model_step2.pt", animals) == (2, None)
+        assert reason in capsys.readouterr().err
+    content = checkpoint.load(tmp_path / "model_step2.pt")
+    for name, value, reason in [
+        ("dataset", ["afhq"], "no data set of this suite"),
+        ("data_class", "cow", "no class 'cow'"),
+    ]:
+        changed = {**content, "arguments": {**content["arguments"], name: value}}
+        checkpoint.save(tmp_path / "model_step2.pt", changed)
+        assert judged("--n_samples 9", "model_step2.pt", animals) == (2, None)
+        assert reason in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ completions
+
+
+def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypatch, data_dir):
+    status, (measured,) = judged("--inpaint 4 --mask random --seed 1")
+    assert status == 0 and measured["measured"] == "completions"
+    assert measured["completions"] == "the first 4 test images, random hidden, no class given"
+    names = {"judge_mnist_10x28x1.pt", "random1_hidden_judge_mnist_10x28x1.pt"}
+    assert {file.name for file in tmp_path.glob("*judge_*")} == names
+    mean, by_input, repaint = measured["results"]
+    assert mean["known_error"] < 1e-6 < by_input["known_error"] and repaint["known_error"] == 0
+
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    y = to_float(datasets.load("mnist", data_dir, train=False).images[:4])
+    mask = mask_named("random", 28, 28, torch.Generator().manual_seed(1))
+    found = ddpm.complete_image(y, mask, method="input", generator=torch.Generator().manual_seed(1))
+    known = mask.expand_as(y) == 1
+    assert by_input["known_error"] == pytest.approx((found - y)[known].abs().mean().item(), rel=1e-4)
+
+    _, (_, bottom) = judged("--inpaint 4")
+    assert (tmp_path / "bottom_hidden_judge_mnist_10x28x1.pt").exists() and "bottom hidden" in bottom["completions"]
+    page = write_report(tmp_path).read_text()
+    assert "<h3>Completed images</h3>" in page and "<h3>Generated images</h3>" not in page
+    for method in ("mean", "input", "repaint"):
+        assert page.count(f"<td>{method}</td>") == 2
+    assert page.count(f"<td>{by_input['known_error']:.4g}</td>") == 1
+    assert page.count("<td>the first 4 test images, random hidden, no class given</td>") == 3

@@ -186,6 +186,23 @@ def test_features_of_images(judge):
     assert torch.equal(features_of(judge, y.clamp(-1, 1) * 1e3), features_of(judge, y.sign()))  # beyond white is white
 
 
+def test_a_judge_sees_bytes_as_the_images_that_they_are():
+    torch.manual_seed(0)
+    judge, images = ResidualJudge(3, 10, 8).eval(), coloured(23).images
+    with torch.no_grad():
+        judge.layers[-1].bias -= 8 * judge(to_float(images)).mean(0)  # no class is the largest everywhere
+        seen = judge(to_float(images)).argmax(1)
+    assert len(set(seen.tolist())) > 1
+    assert torch.equal(classify(judge, images, batch=10), seen) and torch.equal(classify(judge, to_float(images)), seen)
+
+
+def test_judges_have_files_of_their_own():
+    assert judging.judge_name(coloured(3)) == "judge_folder_3x16x3.pt"
+    assert judging.judge_name(coloured(3, n_classes=1)) == "judge_folder_class 0_1x16x3.pt"
+    digits = ImageSet(*render_digits(2, seed=0), list("0123456789"), "mnist")
+    assert judging.judge_name(digits) == "judge_mnist_10x28x1.pt"  # as in files that exist
+
+
 def test_features_have_a_name():
     assert judging.features_name(ResidualJudge(3, 3, 8), coloured(3)) == (
         "32 features of a ResidualJudge that tells 3 classes (folder)"

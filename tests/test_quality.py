@@ -197,7 +197,7 @@ def test_without_the_package_the_file_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanfid.fid", None)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     with pytest.raises(RunError, match="pip install -r requirements-fid.txt") as error:
-        fid_by_cleanfid(pictures(4), pictures(4), "noise")
+        fid_by_cleanfid(pictures(4), "noise")
     assert "\n" not in str(error.value)
 
 
@@ -205,7 +205,7 @@ def test_without_the_package_the_file_to_install_is_named(monkeypatch):
 def test_cleanfid_and_this_file_agree(tmp_path):
     pytest.importorskip("cleanfid.fid")
     real, fake = pictures(40), pictures(30, channels=1, seed=1)
-    found = fid_by_cleanfid(real, fake, "noise", feature_extractor=corners, batch=16)
+    found = fid_by_cleanfid(real, "noise", feature_extractor=corners, batch=16)(fake)
     assert "fid" not in found and (found["n_reference"], found["n_images"], found["reference"]) == (40, 30, "noise")
     features = [torch.from_numpy(quality._cleanfid_features(images, corners, "cpu", 64)) for images in (real, fake)]
     ours = frechet_distance(*moments(features[0]), *moments(features[1]))
@@ -213,13 +213,28 @@ def test_cleanfid_and_this_file_agree(tmp_path):
 
     for i, image in enumerate(real):  # the same images from a folder
         imageio.imwrite(tmp_path / f"{i:03}.png", image.permute(1, 2, 0).numpy())
-    again = fid_by_cleanfid(tmp_path, fake, "noise", feature_extractor=corners)
+    again = fid_by_cleanfid(tmp_path, "noise", feature_extractor=corners)(fake)
     assert again["frechet_distance"] == pytest.approx(found["frechet_distance"], rel=1e-9)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no images"):
-        fid_by_cleanfid(tmp_path / "empty", fake, "noise", feature_extractor=corners)
+        fid_by_cleanfid(tmp_path / "empty", "noise", feature_extractor=corners)
     with pytest.raises(ValueError, match="images are uint8"):
-        fid_by_cleanfid(real.float(), fake, "noise", feature_extractor=corners)
+        fid_by_cleanfid(real.float(), "noise", feature_extractor=corners)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_features_of_the_reference_are_computed_once():
+    pytest.importorskip("cleanfid.fid")
+    seen = []
+
+    def counted(x):
+        seen.append(len(x))
+        return corners(x)
+
+    fid = fid_by_cleanfid(pictures(40), "noise", feature_extractor=counted, batch=16)
+    assert seen == [16, 16, 8]
+    first, second = fid(pictures(20, seed=1)), fid(pictures(20, seed=1))
+    assert first == second and first["frechet_distance"] > 0 and seen == [16, 16, 8, 16, 4, 16, 4]
 
 
 class SmallInception(torch.nn.Module):
@@ -243,7 +258,7 @@ def test_the_weights_of_inception(tmp_path, monkeypatch, capsys):
         raise urllib.error.URLError("no network")
 
     def fid():
-        return fid_by_cleanfid(pictures(20), pictures(20, seed=1), "noise", weights_dir=tmp_path)
+        return fid_by_cleanfid(pictures(20), "noise", weights_dir=tmp_path)(pictures(20, seed=1))
 
     file = tmp_path / quality.INCEPTION
     monkeypatch.setattr(urllib.request, "urlopen", no_network)

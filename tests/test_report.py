@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -246,6 +247,61 @@ def test_measured_quality_and_continuations_are_shown(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "97.3%" in page and "99.50%" in page and "model_epoch6.pt" in page
     assert "python &lt;again&gt;" in page and "from_step 423" in page
-    for broken in ("{", "[1]", '{"a": 1}', '[{"results": 3}]'):
+    for broken in ("{", "[1]", '{"a": 1}', '[{"results": 3}]', '[{"model": "a", "results": [3]}]', "[" * 100_000):
         (tmp_path / "metrics.json").write_text(broken)
         assert "metrics.json is damaged" in write_report(tmp_path).read_text()
+
+
+def table(page: str, heading: str) -> tuple[list[dict[str, str]], str]:
+    """The rows of the table below a heading, by column, and the text that follows it."""
+    part = page.split(f"<h3>{heading}</h3>")[1].split("<h3>")[0].split("</section>")[0]
+    names = re.findall(r'<th scope="col">(.*?)</th>', part)
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in part.split("<tbody>")[1].split("<tr>")[1:]]
+    assert all(len(row) == len(names) for row in rows)
+    return [dict(zip(names, row)) for row in rows], part.split("</table>")[1]
+
+
+def test_each_kind_of_measurement_has_a_table(tmp_path):
+    compared = {"features": "128 features <of a judge>", "reference": "mnist, training images", "n_reference": 60000}
+    figures = {**compared, "n_images": 50000, "frechet_distance": 12.3456, "precision": 0.8125, "recall": 0.75}
+    about = {"model": "model_epoch6.pt", "weights": "moving average", "sampler": "ddpm, 400 steps, seed 0"}
+    older = {"samples_per_weight": 100, "results": [{"guidance_weight": 0.5, "judge_accuracy": 0.87}]}
+    bits = {"bits_per_dim": 1.23456, "standard_error": None, "decoder": 0.1, "steps": 1.13, "prior": 1e-5}
+    real = {"images": "real test images", "judge_accuracy": 0.99, **figures}
+    drawn = {"images": "samples", "guidance_weight": 1.0, **figures, "fid": 3.21}
+    measurements = [
+        {**about, "measured": "bits per dimension", "bound_of": "the first 6 test images", "results": [bits]},
+        {**about, **older},
+        {**about, "measured": "samples", "results": [real, drawn]},
+        {**about, "weights": "raw", "completions": "the first 4 test images", "results": [{"method": "mean"}]},
+        {**about, "completions": "the first 4 test images", "results": [{"method": "input"}]},
+        {**about, "measured": "<i>", "results": [{"what": "of a later version"}]},
+    ]
+    write_json(tmp_path / "metrics.json", measurements)
+    page = write_report(tmp_path).read_text()
+    Page(tmp_path / "report.html")  # its tags fit each other
+
+    (old, of_real, of_drawn), text = table(page, "Generated images")
+    assert list(old)[:4] == ["model", "images", "n images", "guidance weight"]
+    assert (old["guidance weight"], old["judge accuracy"], old["frechet distance"], old["images"]) == (
+        "0.5",
+        "87.0%",
+        "",
+        "",
+    )
+    assert (of_real["images"], of_real["guidance weight"], of_real["fid"]) == ("real test images", "", "")
+    assert (of_drawn["frechet distance"], of_drawn["precision"], of_drawn["recall"]) == ("12.35", "81.2%", "75.0%")
+    assert (of_drawn["n images"], of_drawn["fid"]) == ("50,000", "3.21")
+    assert old["n images"] == "100" and "Features: 128 features &lt;of a judge&gt;." in text and "features" not in old
+    assert "Weights: moving average. Sampler: ddpm, 400 steps, seed 0." in text and "weights" not in old
+    assert "Frechet distance of the features" in text
+
+    (row,), text = table(page, "Likelihood of test images")
+    assert row == {"model": "model_epoch6.pt", "bits per dim": "1.235", "standard error": "", "decoder": "0.1",
+                   "steps": "1.13", "prior": "1e-05"}  # fmt: skip
+    assert "Bound of: the first 6 test images" in text
+    rows, text = table(page, "Completed images")
+    assert [(row["method"], row["weights"]) for row in rows] == [("mean", "raw"), ("input", "moving average")]
+    assert "Completions: the first 4 test images. Sampler: ddpm, 400 steps, seed 0." in text
+    (row,), _ = table(page, "&lt;i&gt;")
+    assert row["what"] == "of a later version"

@@ -1,0 +1,105 @@
+"""What evaluate.py measured, as tables of the report: one for each kind of measurement, a row for each result."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+# For each kind of measurement a heading, and what its figures mean.
+KINDS = {
+    "samples": (
+        "Generated images",
+        "Judge accuracy: the share in which the judge, a classifier trained on the real training images, sees "
+        "the class asked for. Frechet distance of the features that the judge computes of these and of the training "
+        "images: 0 is best. Precision: the share of images that lie where training images lie. Recall: the share of "
+        "training images that lie where these images lie. Compare with as many real test images: fewer images give a "
+        "larger distance. FID: the distance of Inception's features.",
+    ),
+    "completions": (
+        "Completed images",
+        "True class: the share of completions in which the judge, a classifier trained on the real training "
+        "images, sees the class of the original. Known error: mean distance of the known pixels from what they "
+        "were, in [-1, 1].",
+    ),
+    "bits per dimension": (
+        "Likelihood of test images",
+        "Bits per dimension: the variational bound on the negative log-likelihood, on average at least that; fewer are "
+        "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T).",
+    ),
+}
+FIRST = "model images n_images guidance_weight judge_accuracy frechet_distance precision recall fid".split()
+SHARES = ("judge_accuracy", "true_class", "precision", "recall")
+# The circumstances of a result: what is the same in all rows that have it stands under the table, once.
+FROM_RUN = (
+    "completions",
+    "bound_of",
+    "judge_accuracy_on_real_test_images",
+    "judge_accuracy_on_the_whole_images",
+    "accuracy_of_a_judge_that_sees_the_visible_part",
+    "weights",
+    "sampler",
+)
+CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference")
+LEFT_OUT = ("precision_recall_images", "precision_recall_k")  # the same as n_images up to 10,000; always 3
+
+
+def measured_tables(file: Path, notes: list[str]) -> str:
+    """The tables of metrics.json as HTML; "" if it is missing, or if it cannot be read, and then a note says so."""
+    if not file.exists():
+        return ""
+    kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}  # in this order
+    try:
+        for run in json.loads(file.read_text(encoding="utf-8")):
+            # Older files do not say of which kind a measurement is, and count the images in another place.
+            kind = run.get("measured", "completions" if "completions" in run else "samples")
+            about = {name: run[name] for name in FROM_RUN if name in run}
+            if "samples_per_weight" in run:
+                about["n_images"] = run["samples_per_weight"]
+            rows = [{"model": run["model"], **about, **result} for result in run["results"]]
+            kinds.setdefault(str(kind), []).extend(rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        notes.append(f"{file.name} is damaged and was left out.")
+        return ""
+    return "".join(_table(kind, rows) for kind, rows in kinds.items() if rows)
+
+
+def scroll(table: str, label: str) -> str:
+    """A table in a box of its own that scrolls sideways on a narrow screen, with the keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+
+
+def _table(kind: str, rows: list[dict[str, Any]]) -> str:
+    title, meaning = KINDS.get(kind, (kind.capitalize(), ""))
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in LEFT_OUT]
+    shared = {}
+    for name in CIRCUMSTANCES:
+        values = [row[name] for row in rows if name in row]
+        if values and all(value == values[0] for value in values):
+            shared[name] = values[0]
+    columns = [name for name in FIRST if name in names]
+    columns += [name for name in names if name not in columns and name not in CIRCUMSTANCES]
+    columns += [name for name in names if name not in columns and name not in shared]
+    head = "".join(f'<th scope="col">{escape(_words(name))}</th>' for name in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(_value(name, row.get(name)))}</td>' for name in columns)}</tr>" for row in rows
+    )
+    table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    same = ". ".join(f"{_words(name).capitalize()}: {_value(name, value)}" for name, value in shared.items())
+    about = "".join(f'<p class="soft">{escape(text)}</p>\n' for text in (meaning, f"{same}." if same else "") if text)
+    return f"<h3>{escape(title)}</h3>\n{scroll(table, title)}\n{about}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and ("accuracy" in name or name in SHARES):
+        return f"{value:.2%}" if "real" in name else f"{value:.1%}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

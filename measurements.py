@@ -1,0 +1,38 @@
+"""metrics.json, the list of what evaluate.py measured; measured_tables.py shows it in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cli import CallError
+from utils import write_json
+
+
+class Record:
+    """A measurement in metrics.json, written anew with each of its results: an interruption loses none.
+
+    What stands there already stays, and so does what another process adds meanwhile.
+    """
+
+    def __init__(self, file: Path, **about: Any):
+        self.file, self.entry = file, {**about, "results": []}
+
+    def add(self, result: dict[str, Any]) -> None:
+        others = [entry for entry in read_list(self.file) if entry != self.entry]
+        self.entry["results"].append(result)
+        write_json(self.file, [*others, self.entry])
+
+
+def read_list(file: Path) -> list:
+    """The measurements already in `file`. CallError if it cannot be added to."""
+    if not file.exists():
+        return []
+    try:
+        measured = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
+    if not isinstance(measured, list):
+        raise CallError(f"{file} holds something else than this script writes: choose another --out")
+    return measured
