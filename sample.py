@@ -20,11 +20,8 @@ import contextlib
 import itertools
 import math
 import os
-import signal
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any, Iterator, Sequence
 
 import torch
@@ -53,6 +50,7 @@ from ddpm import DDPM
 from figures import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
 from image_files import read_images, read_mask
 from report import write_report
+from signals import ended_by_signals
 from utils import plot_animation, plot_image
 
 # Which options each mode has, with their defaults; None where leaving the option out means something by itself.
@@ -113,7 +111,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--invert", action="store_true", default=None, help="turn the images of --inpaint to their negatives: for dark "
         "ink on white paper and a model of white digits on black. (Transparent parts of an image are white paper.)")  # fmt: skip
     add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
-    add("--method", choices=inpainting.METHODS, help="how --inpaint completes images (mean)")
+    add("--method", choices=inpainting.METHODS, help="how --inpaint completes images: mean, the fastest (the default); "
+        "input; repaint, which agrees best and takes longest")  # fmt: skip
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
     add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
@@ -181,7 +180,7 @@ def draw_grid(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conten
                 progress=lambda t: progress.advance(n_images / ddpm.n_timesteps),
             )
         heads = [names[k] for k in classes] or None
-        plot_image(paths[0], y, None, heads, title(args, weight=True), n_columns)
+        plot_image(paths[0], y, None, heads, title(args, weight=bool(classes)), n_columns)
         if args.animate:
             plot_animation(paths[1], steps, ddpm.recorded_times(), n_columns, heads)
     return paths
@@ -327,26 +326,6 @@ def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), bes
     finally:
         if paths[0].exists() and not paths[0].stat().st_size:
             paths[0].unlink()
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """The signals that would kill this process raise SystemExit(128 + n) in the block, as Ctrl-C raises KeyboardInterrupt:
-    so names that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
-    """
-
-    def leave(signal_number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signal_number)
-
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    caught = [which for which in known if signal.getsignal(which) is signal.SIG_DFL]
-    for which in caught:
-        signal.signal(which, leave)
-    try:
-        yield
-    finally:
-        for which in caught:
-            signal.signal(which, signal.SIG_DFL)
 
 
 def refuse_nan(network: torch.nn.Module, inputs: Any, eps: torch.Tensor) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 from types import FrameType
-from typing import Any
+from typing import Any, Iterator
 
 
 class Stop:
@@ -33,3 +35,23 @@ class Stop:
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The signals that would kill this process raise SystemExit(128 + n) in the block, as Ctrl-C raises KeyboardInterrupt:
+    so names that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
+    """
+
+    def leave(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    caught = [which for which in known if signal.getsignal(which) is signal.SIG_DFL]
+    for which in caught:
+        signal.signal(which, leave)
+    try:
+        yield
+    finally:
+        for which in caught:
+            signal.signal(which, signal.SIG_DFL)

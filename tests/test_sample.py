@@ -200,7 +200,7 @@ def test_a_model_without_classes(run, tmp_path, page, monkeypatch, capsys):
     ddpm = loaded(file)
     y, _ = ddpm.sample(9, n_classes=0, generator=seeded())
     found = imageio.imread(tmp_path / "out" / "samples.png")
-    np.testing.assert_array_equal(found, page([("", y)], None, "model.pt, guidance weight 1, seed 0", 3))
+    np.testing.assert_array_equal(found, page([("", y)], None, "model.pt, seed 0", 3))
     assert run("--npz 5 --batch_size 2", file) == 0
     with np.load(tmp_path / "out" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (5, 8, 8, 3) and arrays["arr_1"].tolist() == [-1] * 5
