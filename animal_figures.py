@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from cli import command_line, device_name
 from figures import process_figures
-from utils import plot_animation, plot_image
+from measurements import Record, read_list
+from reference import Reference, draw_samples
+from utils import atomic_write, plot_animation, plot_image
 
 if TYPE_CHECKING:
     from trainer import Trainer
 
+N_MEASURED = 1_000  # samples that --fid compares with the training images
 N_PROCESS = 8  # images in the figures of the forward and the backward process
 # The exercise's sampler: x_0 clamped, mean and variance of the posterior.
 SAMPLER = {"clip_x0": True, "variance": "posterior"}
 
 
-def draw_animal_run(run: Trainer) -> None:
+def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
     """samples_step{S}.png, the model, forward_process.png and backward_process.png; at the end a GIF of the samples.
+    With a reference also a row of metrics.json and fid.png.
 
     The noise is that of the run's seed at every moment: differences between pictures are differences of models.
     """
@@ -36,3 +44,37 @@ def draw_animal_run(run: Trainer) -> None:
 
     images, _ = run.train_set.batch(run.order_of_epoch(0)[:N_PROCESS])  # the first of the first training batch
     process_figures(run.log_dir, run.averaged, images, seed, progress=progress("processes"), **SAMPLER)
+    if reference is not None:
+        measure(run, reference)
+
+
+def measure(run: Trainer, reference: Reference) -> None:
+    """Compare samples with the training images, add that to metrics.json, and plot all that stands there as fid.png."""
+    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, run.seed_for_pictures(), **SAMPLER)
+    file = run.log_dir / "metrics.json"
+    about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
+    record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
+    record.add(reference.compare("samples", images, None, step=run.step))
+    # A step that a run measured again, after an interruption, counts as it was last.
+    by_step = {row["step"]: row for entry in read_list(file) for row in entry["results"] if "step" in row}
+    plot_distances(run.log_dir / "fid.png", [by_step[step] for step in sorted(by_step)])
+
+
+def plot_distances(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Distance over steps: the FID if every row has one, or else the Frechet distance in the features that it names."""
+    official = all("fid" in row for row in rows)
+    figure = Figure(figsize=(6.5, 4), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    values = [row["fid" if official else "frechet_distance"] for row in rows]
+    axes.plot([row["step"] for row in rows], values, marker="o", markersize=4, linewidth=1.6, color="#1f5fa8")
+    axes.set_title(f"{'FID' if official else 'Frechet distance'} of {rows[-1]['n_images']:,} samples", fontsize=11)
+    features = "Inception v3" if official else rows[-1]["features"]
+    figure.text(0.5, 0.02, f"features: {features}", ha="center", fontsize=8, style="italic", color="#666666")
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=0)
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import checkpoint
 import datasets
@@ -41,17 +40,15 @@ from cli import (
     whole,
 )
 from completions import judge_completions, masked
-from datasets import ImageSet, one_hot, to_uint8
+from datasets import ImageSet, one_hot
 from ddpm import DDPM
 from inpainting import MASKS, mask_named
 from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
 from measurements import Record, read_list
 from npz_images import read_npz
 from quality import NEIGHBOURS
-from reference import Reference
+from reference import AT_ONCE, Reference, draw_samples
 from report import write_report
-
-AT_ONCE = 300  # samples that are drawn together
 
 # ------------------------------------------------------------------------------------------------ what the call means
 
@@ -120,24 +117,6 @@ def real_images(
 
 
 # ------------------------------------------------------------------------------------------------ samples
-
-
-def draw_samples(
-    ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int, **step: Any
-) -> tuple[Tensor, Tensor | None]:
-    """n_samples of each class, or altogether if there are none: uint8 [N, C, H, W] and int64 [N] or None, on the CPU.
-
-    Only these bytes are kept, so that 50,000 samples fit into memory.
-    """
-    generator = torch.Generator(ddpm.device).manual_seed(seed)
-    n_columns, parts = max(1, n_classes), []
-    with Progress(n_samples * n_columns, "samples") as progress:
-        for rows in torch.ones(n_samples).split(max(1, AT_ONCE // n_columns)):
-            n = len(rows)
-            advance = lambda t, n=n: progress.advance(n * n_columns / ddpm.n_timesteps)  # noqa: E731
-            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance, **step)
-            parts.append(to_uint8(y).cpu())
-    return torch.cat(parts), torch.arange(n_classes).repeat(n_samples) if n_classes else None
 
 
 # ------------------------------------------------------------------------------------------------ measurements

@@ -29,7 +29,7 @@ KINDS = {
         "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T).",
     ),
 }
-FIRST = "model images n_images guidance_weight judge_accuracy frechet_distance precision recall fid".split()
+FIRST = "model step images n_images guidance_weight judge_accuracy frechet_distance precision recall fid".split()
 SHARES = ("judge_accuracy", "true_class", "precision", "recall")
 # The circumstances of a result: what is the same in all rows that have it stands under the table, once.
 FROM_RUN = (

@@ -1,4 +1,4 @@
-"""What generated images are compared with: the real training images of a data set, as a judge sees them."""
+"""Samples of a model, and what they are compared with: the real training images of a data set, as a judge sees them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
+import torch
 from torch import Tensor
 
-from cli import RunError
-from datasets import ImageSet
+from cli import Progress, RunError
+from datasets import ImageSet, to_uint8
+from ddpm import DDPM
 from judging import classify, features_name, features_of, judge_name, tells_rotations, trusted_judge
 from quality import compare, fid_by_cleanfid
+
+AT_ONCE = 300  # samples that are drawn together
 
 
 class Reference:
@@ -55,6 +59,24 @@ class Reference:
             measured["fid"] = self.fid(images)["fid"]
         print(in_words(measured), flush=True)
         return measured
+
+
+def draw_samples(
+    ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int, **step: Any
+) -> tuple[Tensor, Tensor | None]:
+    """n_samples of each class, or altogether if there are none: uint8 [N, C, H, W] and int64 [N] or None, on the CPU.
+
+    Only these bytes are kept, so that 50,000 samples fit into memory.
+    """
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    n_columns, parts = max(1, n_classes), []
+    with Progress(n_samples * n_columns, "samples") as progress:
+        for rows in torch.ones(n_samples).split(max(1, AT_ONCE // n_columns)):
+            n = len(rows)
+            advance = lambda t, n=n: progress.advance(n * n_columns / ddpm.n_timesteps)  # noqa: E731
+            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance, **step)
+            parts.append(to_uint8(y).cpu())
+    return torch.cat(parts), torch.arange(n_classes).repeat(n_samples) if n_classes else None
 
 
 def in_words(measured: dict[str, Any]) -> str:

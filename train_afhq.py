@@ -2,23 +2,25 @@
 
     python train_afhq.py                                       # the exercise: 10,000 steps at 32 x 32, log/log_afhq
     python train_afhq.py --resume                              # the same command after an interruption
-    python train_afhq.py --train_steps 1000 --save_and_sample_every 500
+    python train_afhq.py --train_steps 1000 --save_and_sample_every 500 --fid
     python train_afhq.py --load_path log/log_afhq/model_step10000.pt --save_folder log/longer   # begin with its weights
 
 The images are files in <data_path>/afhq/train/<class>/ (and .../test/<class>/ or .../val/<class>/, if you have them;
-otherwise some are held out).
+otherwise some are held out). `--fid` measures the FID if clean-fid is installed (requirements-fid.txt), and in any case
+the Frechet distance in the features of a small network that is first trained to tell how the images were turned.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 import torch
 
 import checkpoint
 import datasets
-from animal_figures import draw_animal_run
+from animal_figures import N_MEASURED, draw_animal_run
 from cli import (
     HelpFormatter,
     add_method_arguments,
@@ -30,6 +32,7 @@ from cli import (
     values_from_call,
     whole,
 )
+from reference import Reference
 from trainer import Trainer, plain_arguments
 
 EXPECTED = (
@@ -80,6 +83,12 @@ def parser() -> argparse.ArgumentParser:
         help="processes that decode image files, at the first start",
     )
     add("--n_samples", type=whole(1), default=64, help="pictures in a grid of samples")
+    add(
+        "--fid",
+        action="store_true",
+        help=f"with the pictures: how far {N_MEASURED:,} samples are from the training images",
+    )
+    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where the judges of --fid are kept")
     add_method_arguments(parser)
     add_running_arguments(parser)
     parser.set_defaults(schedule="cosine", loss="l1", ema=0.995)
@@ -105,7 +114,11 @@ def main() -> None:
         )
     args.dataset = "afhq"
     defaults = plain_arguments(parser().parse_args([]))
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw_animal_run).run()
+    draw = draw_animal_run
+    if args.fid:
+        train_set, val_set = train_set.to(device), val_set.to(device)
+        draw = functools.partial(draw, reference=Reference(train_set, val_set, args.judge_dir, args.data_dir))
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw).run()
 
 
 if __name__ == "__main__":

@@ -126,16 +126,16 @@ def test_samples_are_drawn_in_parts_and_kept_as_bytes(whole_run, monkeypatch):
     ddpm, _ = checkpoint.load_model(whole_run / "model_epoch3.pt", CPU)
     sizes, whole = [], ddpm.sample
     monkeypatch.setattr(ddpm, "sample", lambda n, *more, **named: sizes.append(n) or whole(n, *more, **named))
-    monkeypatch.setattr(evaluate, "AT_ONCE", 25)
-    images, labels = evaluate.draw_samples(ddpm, 10, 5, 0.0, seed=0)
+    monkeypatch.setattr(reference, "AT_ONCE", 25)
+    images, labels = reference.draw_samples(ddpm, 10, 5, 0.0, seed=0)
     assert sizes == [2, 2, 1] and images.dtype == torch.uint8 and images.shape == (50, 1, 28, 28)
     assert labels.tolist() == list(range(10)) * 5
-    images, labels = evaluate.draw_samples(ddpm, 0, 30, 0.0, seed=0)
+    images, labels = reference.draw_samples(ddpm, 0, 30, 0.0, seed=0)
     assert sizes[3:] == [25, 5] and len(images) == 30 and labels is None
 
 
 def test_an_interruption_loses_no_result(judged, monkeypatch, tmp_path):
-    draw = evaluate.draw_samples
+    draw = reference.draw_samples
 
     def interrupted(ddpm, n_classes, n_samples, w, *more):
         if w == 1:
@@ -237,7 +237,7 @@ def test_options_without_effect_are_refused(judged, words, reason, capsys):
 def test_an_npz_of_samples_has_the_figures_of_the_model(judged, tmp_path):
     """Grey images, three times equal, become one channel again: else the judge would be another one."""
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
-    images, labels = evaluate.draw_samples(ddpm, 10, 2, 1.0, seed=0)
+    images, labels = reference.draw_samples(ddpm, 10, 2, 1.0, seed=0)
     write_npz(tmp_path / "samples.npz", images, labels)
     judged("--n_samples 2 --g_weight 1")
     status, (of_model, of_npz) = judged("--dataset mnist", "samples.npz")
@@ -307,7 +307,7 @@ def test_fid_stands_beside_the_other_figures(judged, data_dir, tmp_path, monkeyp
     assert status == 0
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
     train, test = (datasets.load("mnist", data_dir, train=split).images for split in (True, False))
-    samples, _ = evaluate.draw_samples(ddpm, 10, 4, 1.0, seed=0)
+    samples, _ = reference.draw_samples(ddpm, 10, 4, 1.0, seed=0)
     of_train, of_test, of_samples = (
         torch.from_numpy(quality._cleanfid_features(images, extractor, "cpu", 64)) for images in (train, test, samples)
     )

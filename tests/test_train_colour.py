@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import imageio.v2 as imageio
@@ -12,6 +13,7 @@ import pytest
 import torch
 from tiny_folders import write_folder
 
+import animal_figures
 import checkpoint
 import train_afhq
 import train_cifar10
@@ -160,3 +162,34 @@ def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
     assert afhq(data_dir, tmp_path / "log2", "--data_class cow") == 2
     assert "the classes are cat, dog" in capsys.readouterr().err
+
+
+def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, capsys):
+    """--fid: a row for each set of pictures, also over an interruption; the training itself stays the same."""
+    monkeypatch.setattr(animal_figures, "N_MEASURED", 8)
+    monkeypatch.setitem(sys.modules, "cleanfid", None)
+    more = f"--fid --judge_dir {tmp_path}"
+    assert afhq(data_dir, tmp_path / "log", f"--train_steps 5 --save_and_sample_every 3 {more}") == 0
+    assert "the FID needs clean-fid" in capsys.readouterr().err
+    assert afhq(data_dir, tmp_path / "log", f"{STEPS} {more} --resume") == 0
+    rows = [row for entry in json.loads((tmp_path / "log" / "metrics.json").read_text()) for row in entry["results"]]
+    assert [row["step"] for row in rows] == [3, 5, 6, 7]
+    assert all(row["n_images"] == 8 and row["n_reference"] == 11 and row["frechet_distance"] > 0 for row in rows)
+    assert afhq(data_dir, tmp_path / "plain", STEPS) == 0
+    assert same_training(tmp_path / "plain" / "checkpoint.pt", tmp_path / "log" / "checkpoint.pt")
+    assert imageio.imread(tmp_path / "log" / "fid.png").std() > 10
+    page = (tmp_path / "log" / "report.html").read_text()
+    assert "fid.png" in page and "rotations of cat" in page
+
+
+def test_distances_are_plotted_once_per_step(data_dir, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(animal_figures, "plot_distances", lambda path, rows: drawn.append(rows))
+    monkeypatch.setattr(animal_figures, "draw_samples", lambda *_, **__: (None, None))
+    run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=6)
+    run.model_path, run.seed_for_pictures = lambda: tmp_path / "model_step6.pt", lambda: 0
+    results = iter([{"step": 6, "frechet_distance": 3.0}, {"step": 6, "frechet_distance": 2.0}])
+    reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)
+    for _ in range(2):  # the second time after an interruption
+        animal_figures.measure(run, reference)
+    assert drawn[-1] == [{"step": 6, "frechet_distance": 2.0}]
