@@ -268,6 +268,7 @@ def slow_run(tmp_path, monkeypatch):
 
         def main() -> None:
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with "&" ignores it
             run_script(lambda: load_folder(tmp_path, True, 8, n_workers=2))
 
         write_folder(tmp_path, {"train/cat": n, "test/cat": 1}, size=2)
