@@ -185,8 +185,11 @@ def _plain_values(arguments: Any, what: str) -> list[Any]:
     """The values of a dict, those of its lists one by one. Raises unless all of them, and its keys, are plain."""
     if type(arguments) is not dict:
         raise ValueError(f"its {what} are no dict")
-    values = [v for value in arguments.values() for v in (value if type(value) is list else [value])]
-    if len(values) > 1000 or not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
+    lists = [value if type(value) is list else [value] for value in arguments.values()]
+    if sum(map(len, lists)) > 1000:  # before they are joined: a file can hold one long list many times
+        raise ValueError(f"its {what} are no plain values, but thousands")
+    values = [v for some in lists for v in some]
+    if not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
         raise ValueError(f"its {what} are no plain values")
     return values
 

@@ -61,7 +61,7 @@ def finished(out: Path, settings: dict[str, Any]) -> Path | None:
     for file in sorted(out.glob("samples*.npz")):
         try:
             with zipfile.ZipFile(file) as archive:
-                if json.loads(archive.read(SETTINGS)) == settings:
+                if json.loads(archive.read(SETTINGS)) == settings and archive.testzip() is None:
                     return file
         except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile):
             continue  # damaged, or not of this suite
@@ -76,6 +76,8 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]
     RunError if the disk has too little room.
     """
     height, width = ddpm.nn_model.size[1:]
+    for left in folder.glob(".samples*"):  # of a process that was killed while it joined the parts
+        left.unlink()
     _check_room(folder, settings["n_images"] * height * width * 3)
     _claim(folder, settings)
     labels = labels_of(settings["n_images"], settings["classes"]).split(settings["batch_size"])
@@ -118,13 +120,13 @@ def remove_parts(folder: Path, settings: dict[str, Any]) -> None:
 
     Killed in the middle, this leaves none that looks as if it could be continued.
     """
+    done = folder.with_name(f".{folder.name}_done")
+    shutil.rmtree(done, ignore_errors=True)
     try:
         if json.loads((folder / SETTINGS).read_text(encoding="utf-8")) != settings:
             return
     except (OSError, ValueError):
         return
-    done = folder.with_name(f".{folder.name}_done")
-    shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
     shutil.rmtree(done)
 

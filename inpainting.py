@@ -53,6 +53,8 @@ def checked(
     """y and ymask as float32 [N, *size] on the device, y zero where it is unknown. ValueError for what cannot be."""
     if y is None or ymask is None:
         raise ValueError("ymask without y" if y is None else "y needs a ymask that says which of its pixels are known")
+    if len(y) == 0:
+        raise ValueError("y holds no image")
     if not y.is_floating_point() or tuple(y.shape[1:]) != size:
         raise ValueError(f"y must be float [N, {', '.join(map(str, size))}], not {y.dtype} {list(y.shape)}")
     y, ymask = y.to(device, torch.float32), ymask.to(device, torch.float32)

@@ -91,8 +91,10 @@ def parse_mixture(text: str, class_names: Sequence[str]) -> dict[int, float]:
         weights = [float(weight) for _, _, weight in words]
     except ValueError:
         weights = [math.nan]
-    if not all(map(math.isfinite, weights)):
-        raise CallError(f"--mix {text}: give each class a finite weight, such as 3*0.7+8*0.3, or none a weight")
+    if not all(abs(weight) <= 1e6 for weight in weights):
+        raise CallError(
+            f"--mix {text}: give each class a weight up to a million, such as 3*0.7+8*0.3, or none a weight"
+        )
     return dict(zip(classes, weights))
 
 
@@ -251,7 +253,10 @@ def masks_of(hidden: Sequence[str], height: int, width: int, seed: int) -> list[
         if word in inpainting.MASKS:
             masks.append(inpainting.mask_named(word, height, width, generator))
         elif Path(word).is_file():
-            masks.append(read_mask(Path(word), height, width))
+            mask = read_mask(Path(word), height, width)
+            if mask.all():
+                raise CallError(f"--mask {word} hides nothing: dark parts are hidden, transparent ones count as white")
+            masks.append(mask)
         else:
             raise CallError(f"--mask {word} is neither a file nor one of {', '.join(inpainting.MASKS)}")
     return masks

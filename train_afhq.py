@@ -32,6 +32,7 @@ from cli import (
     values_from_call,
     whole,
 )
+from measurements import read_list
 from reference import Reference
 from trainer import Trainer, plain_arguments
 
@@ -116,6 +117,8 @@ def main() -> None:
     defaults = plain_arguments(parser().parse_args([]))
     draw = draw_animal_run
     if args.fid:
+        if args.resume:
+            read_list(args.log_dir / "metrics.json")  # now, and not at the first pictures, is it found damaged
         train_set, val_set = train_set.to(device), val_set.to(device)
         draw = functools.partial(draw, reference=Reference(train_set, val_set, args.judge_dir, args.data_dir))
     Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw).run()

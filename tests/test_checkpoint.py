@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from pathlib import Path
@@ -135,6 +136,14 @@ def test_a_network_that_claims_more_than_the_file_holds_is_refused(content, refu
         network = checkpoint.NETWORKS["conditional_unet"](**content["spec"]["network_arguments"])
     weights = {name: torch.zeros((), dtype=w.dtype).expand(w.shape) for name, w in network.state_dict().items()}
     assert "larger than the file" in refused({**content, "model": weights})
+
+
+def test_a_long_list_named_many_times_fills_no_memory(content, refused):
+    """The file holds it once, but written out it would be 40,000 times as large."""
+    content["arguments"] = dict.fromkeys(map(str, range(40_000)), [0] * 10_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "thousands" in refused(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; it would be 3 GB
 
 
 @pytest.mark.parametrize("key", ["spec", "model", "arguments", "class_names", "epoch"])

@@ -109,12 +109,29 @@ def test_the_same_command_again_draws_nothing(run, model, tmp_path, monkeypatch,
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_finished_export_that_is_damaged_is_made_again(run, tmp_path):
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:]]
+)
+def test_a_finished_export_that_is_damaged_is_made_again(run, tmp_path, damage):
     out = tmp_path / "out"
-    for _ in range(2):
-        assert run("--npz 1 --classes 1") == 0
-        (out / "samples.npz").write_bytes((out / "samples.npz").read_bytes()[:-1])
+    assert run("--npz 1 --classes 1") == 0
+    (out / "samples.npz").write_bytes(damage((out / "samples.npz").read_bytes()))
+    assert run("--npz 1 --classes 1") == 0
     assert arrays_of(out / "samples_2.npz")[0].shape == (1, 28, 28, 3)
+
+
+def test_what_killed_processes_left_is_removed(run, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(export, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("--npz 1 --classes 1") == 130
+    monkeypatch.undo()
+    half, old = out / export.PARTS / ".samples.0123.npz", out / f".{export.PARTS}_done"
+    half.write_bytes(b"half of it")
+    old.mkdir()
+    checked = []
+    monkeypatch.setattr(export, "_check_room", lambda *_: checked.append(half.exists()))
+    assert run("--npz 1 --classes 1") == 0
+    assert checked == [False] and not old.exists()
 
 
 def test_killed_before_the_parts_are_removed(run, tmp_path, monkeypatch, capsys):

@@ -365,6 +365,7 @@ def test_same_seed_same_completion_and_everything_left_as_found(unet_ddpm, metho
         ({"y": torch.zeros(1, 1, 2, 2, dtype=torch.uint8)}, "float"),
         ({"y": torch.full((1, 1, 2, 2), float("nan"))}, r"within \[-1, 1\]"),
         ({"y": torch.full((1, 1, 2, 2), 255.0)}, r"within \[-1, 1\], not 255"),
+        ({"y": torch.zeros(0, 1, 2, 2)}, "holds no image"),
         ({"ymask": torch.ones(3, 1, 2, 2)}, "broadcast"),
         ({"ymask": torch.full((1, 1, 2, 2), 0.5)}, "1 where y is known"),
         ({"method": "magic"}, "'mean', 'input', 'repaint'"),

@@ -255,10 +255,11 @@ def test_mixtures_are_named_by_index_or_name():
         ("3+cat", "no class 'cat'"),
         ("3+-1", "no class '-1'"),
         ("3+", "no class ''"),
-        ("3*nan+8*1", "finite weight"),
-        ("3*inf+8*1", "finite weight"),
-        ("3*0.5+8", "finite weight"),
-        ("3*x+8*1", "finite weight"),
+        ("3*nan+8*1", "a weight up to a million"),
+        ("3*inf+8*1", "a weight up to a million"),
+        ("3*0.5+8", "a weight up to a million"),
+        ("3*1e30+8*1", "a weight up to a million"),
+        ("3*x+8*1", "a weight up to a million"),
     ],
 )
 def test_impossible_mixtures(run, tmp_path, text, message, capsys):
@@ -328,6 +329,15 @@ def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'} --invert") == 0
     images, masks, _ = calls[1][2:5]
     assert torch.equal(images, -torch.ones(1, 1, 28, 28)) and torch.equal(masks, expected)  # the mask means the same
+
+
+def test_a_mask_that_hides_nothing_is_refused(run, tmp_path, capsys):
+    """Such as one whose hidden part was erased: transparent is white, and white is known."""
+    erased = np.zeros((8, 8, 4), np.uint8)
+    erased[:4] = 255
+    imageio.imwrite(tmp_path / "mask.png", erased)
+    assert run(f"--inpaint {tmp_path / 'mask.png'} --mask {tmp_path / 'mask.png'}") == 2
+    assert "hides nothing" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------ the calls
