@@ -321,7 +321,7 @@ class DDPM(nn.Module):
         g_weight: float = 0.0,
         n_sample: int = 1,
         mixture: str = "vector",
-        n_resample: int = inpainting.N_RESAMPLE,
+        n_resample: int | None = None,
         jump_length: int = inpainting.JUMP_LENGTH,
         generator: torch.Generator | None = None,
         progress: Callable[[int], None] | None = None,
@@ -336,8 +336,10 @@ class DDPM(nn.Module):
             no backward pass is needed. Hidden pixels hear of the known ones only through the noise that is still on these.
         'input': the gradient with respect to x_t, back through the network ([DPS], [PiGDM]), which moves the hidden
             pixels together with the known ones.
-        'repaint': no gradient; the known pixels are replaced by their noised truth, and stretches of jump_length steps
-            are walked down n_resample times with new noise, so that hidden and known pixels may come to agree ([RePaint]).
+        'repaint': no gradient; the known pixels are replaced by their noised truth ([RePaint]).
+
+        Stretches of jump_length steps are walked down n_resample times with new noise, so that hidden and known pixels may
+        come to agree; by default 5 times with 'repaint', which needs it, and once with the others, which gain by it too.
 
         How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
         k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale
@@ -360,9 +362,10 @@ class DDPM(nn.Module):
         if y is None and ymask is None:
             y, ymask = torch.zeros(1, *size), torch.zeros(1, *size)
         y, ymask = inpainting.checked(y, ymask, size, self.device)
-        times = inpainting.repaint_times(self.n_timesteps, jump_length, n_resample)
         if method not in inpainting.METHODS:
             raise ValueError(f"method must be one of {inpainting.METHODS}, not {method!r}")
+        n_resample = inpainting.N_RESAMPLE[method] if n_resample is None else n_resample
+        times = inpainting.repaint_times(self.n_timesteps, jump_length, n_resample)
         if not 0 <= scale < math.inf:
             raise ValueError(f"scale must be at least 0 and finite, not {scale}")
         if c is not None:
@@ -379,7 +382,9 @@ class DDPM(nn.Module):
             if method == "repaint":
                 return inpainting.repaint(self._fast(), x, y, ymask, times, shared, generator, progress)
             back = method == "input"
-            return inpainting.by_gradient(self._fast(back), x, y, ymask, scale, back, shared, generator, progress)
+            return inpainting.by_gradient(
+                self._fast(back), x, y, ymask, times, scale, back, shared, generator, progress
+            )
 
     def _fast(self, gradients: bool = False) -> DDPM:
         """This object with a faster copy of its network; it shares the schedule."""

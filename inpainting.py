@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LEAST_SLOPE = 0.05  # where an error hardly depends on x_t, no step takes it away: none longer than this allows
 METHODS = ("mean", "input", "repaint")
-JUMP_LENGTH, N_RESAMPLE = 10, 5  # of RePaint, by default
+JUMP_LENGTH = 10
+N_RESAMPLE = {"mean": 1, "input": 1, "repaint": 5}  # by default
 MASKS = ("bottom", "top", "left", "right", "center", "random")
 
 
@@ -76,14 +77,20 @@ def by_gradient(
     x: torch.Tensor,
     y: torch.Tensor,
     ymask: torch.Tensor,
+    times: list[int],
     scale: float,
     through_network: bool,
     condition: dict[str, Any],
     generator: torch.Generator | None,
     progress: Callable[[int], None] | None,
 ) -> torch.Tensor:
-    """Reverse steps from x = x_T, each corrected by the gradient of the squared error on the known pixels."""
-    for t in range(ddpm.n_timesteps, 0, -1):
+    """Along `times` from x = x_T: a step down is a reverse step, corrected by the gradient of the squared error on the
+    known pixels; a step up adds noise again.
+    """
+    for t, t_next in zip(times, times[1:]):
+        if t_next > t:
+            x = noised_again(ddpm, x, t, t_next, generator)
+            continue
         with torch.set_grad_enabled(through_network):
             x.requires_grad_(through_network)
             x0 = ddpm.predict_x0(x, t, ddpm.eps(x, t, **condition))
@@ -129,16 +136,21 @@ def repaint(
 ) -> torch.Tensor:
     """[RePaint] Algorithm 1 along `times`: a step down is a reverse step, a step up adds noise again."""
     for t, t_next in zip(times, times[1:]):
+        if t_next > t:
+            x = noised_again(ddpm, x, t, t_next, generator)
+            continue
         noise = torch.randn(x.shape, device=x.device, generator=generator)
-        if t_next < t:
-            hidden = ddpm.p_sample(x, t, clip_x0=True, variance="posterior", generator=generator, **condition)
-            x = torch.where(ymask == 1, ddpm.q_sample(y, t - 1, noise), hidden)  # at t = 1 that is y itself
-            if progress is not None:
-                progress(t)
-        else:
-            kept = ddpm.alpha_bar_t[t_next] / ddpm.alpha_bar_t[t]
-            x = kept.sqrt() * x + (1 - kept).sqrt() * noise  # q(x_{t_next} | x_t)
+        hidden = ddpm.p_sample(x, t, clip_x0=True, variance="posterior", generator=generator, **condition)
+        x = torch.where(ymask == 1, ddpm.q_sample(y, t - 1, noise), hidden)  # at t = 1 that is y itself
+        if progress is not None:
+            progress(t)
     return x
+
+
+def noised_again(ddpm: DDPM, x: torch.Tensor, t: int, t_next: int, generator: torch.Generator | None) -> torch.Tensor:
+    """x_{t_next} ~ q(x_{t_next} | x_t = x) for t_next > t: the forward process from t on."""
+    kept = ddpm.alpha_bar_t[t_next] / ddpm.alpha_bar_t[t]
+    return kept.sqrt() * x + (1 - kept).sqrt() * torch.randn(x.shape, device=x.device, generator=generator)
 
 
 def repaint_times(n_timesteps: int, jump_length: int, n_resample: int) -> list[int]:

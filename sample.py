@@ -233,10 +233,8 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
         c = one_hot(torch.tensor(classes), len(names))
         heads = [f"{head}, as {names[k]}" for head, k in zip(heads, classes)]
     how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
-    n_steps = ddpm.n_timesteps
-    if args.method == "repaint":
-        times = inpainting.repaint_times(n_steps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE)
-        n_steps = sum(after < before for before, after in zip(times, times[1:]))
+    times = inpainting.repaint_times(ddpm.n_timesteps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE[args.method])
+    n_steps = sum(after < before for before, after in zip(times, times[1:]))
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
