@@ -96,7 +96,7 @@ def load_model(
         network = _check_spec(content["spec"])
         _check_weights(weights, network, path.stat().st_size)
         _check_class_names(content["class_names"], getattr(network, "n_classes", None) or 0)
-        _plain_values(content["arguments"], "arguments")
+        _plain_values(content["arguments"], "arguments", most=1000)
         if not _is_plain(content["epoch"], int):
             raise ValueError("its epoch is no number")
     except Exception as error:  # as above: constructors raise anything when they are fed anything
@@ -181,13 +181,13 @@ def _is_plain(value: Any, *kinds: type) -> bool:
     return len(value) <= 100 if isinstance(value, str) else value is None or abs(value) < 2**63
 
 
-def _plain_values(arguments: Any, what: str) -> list[Any]:
-    """The values of a dict, those of its lists one by one. Raises unless all of them, and its keys, are plain."""
+def _plain_values(arguments: Any, what: str, most: int = 100) -> list[Any]:
+    """The values of a dict, those of its lists one by one. Raises unless these are at most so many, and plain as its keys."""
     if type(arguments) is not dict:
         raise ValueError(f"its {what} are no dict")
     lists = [value if type(value) is list else [value] for value in arguments.values()]
-    if sum(map(len, lists)) > 1000:  # before they are joined: a file can hold one long list many times
-        raise ValueError(f"its {what} are no plain values, but thousands")
+    if sum(map(len, lists)) > most:  # before they are joined: a file can hold one long list many times
+        raise ValueError(f"its {what} are no plain values, but more than {most}")
     values = [v for some in lists for v in some]
     if not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
         raise ValueError(f"its {what} are no plain values")

@@ -1,4 +1,4 @@
-"""What evaluate.py measured, as tables of the report: one for each kind of measurement, a row for each result."""
+"""What stands in metrics.json (measurements.py), as tables of the report: one for each kind of measurement, a row for each result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""metrics.json, the list of what evaluate.py measured; measured_tables.py shows it in the report."""
+"""metrics.json, the list of what evaluate.py, or train_afhq.py --fid, measured; measured_tables.py shows it in the report."""
 
 from __future__ import annotations
 

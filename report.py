@@ -313,8 +313,8 @@ def _how(log_dir: Path, config: dict) -> str:
 def write_report(log_dir: str | os.PathLike) -> Path:
     """Write `report.html` into a log folder from what stands in it, and return its path.
 
-    Reads config.json, metrics.csv (a row per epoch; `seconds` is the time of that epoch), metrics.json, the PNGs and the GIFs. What is
-    missing is left out; what cannot be read is named on the page. Raises NotADirectoryError if there is no such folder.
+    Reads config.json, metrics.csv (a row per epoch; `seconds` is the time of that epoch), metrics.json, the PNGs and
+    the GIFs. What is missing is left out; what cannot be read is named on the page. Raises NotADirectoryError if there is no such folder.
     """
     log_dir = Path(log_dir)
     if not log_dir.is_dir():

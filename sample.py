@@ -114,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
         "ink on white paper and a model of white digits on black. (Transparent parts of an image are white paper.)")  # fmt: skip
     add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
     add("--method", choices=inpainting.METHODS, help="how --inpaint completes images: mean, the fastest (the default); "
-        "input; repaint, which agrees best and takes longest")  # fmt: skip
+        "input; repaint, the slowest")  # fmt: skip
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
     add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_mnist import write_mnist
 from tiny_run import run_train_mnist
+from tiny_sample import loaded, run_sample
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +35,22 @@ def whole_run(data_dir, tmp_path_factory):
 def train(data_dir):
     """train(log_dir, "--more arguments") runs train_mnist.py in this process and returns its exit status."""
     return lambda log_dir, more="": run_train_mnist(data_dir, log_dir, more)
+
+
+# ------------------------------------------------------------ a trained model, for sample.py
+
+
+@pytest.fixture
+def model(whole_run):
+    return whole_run / "model_epoch3.pt"
+
+
+@pytest.fixture
+def ddpm(model):
+    return loaded(model)
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
+    return lambda more="", file=model, out=tmp_path / "out": run_sample(file, out, more)

@@ -13,29 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_sample import loaded, run_sample, seeded
+from tiny_sample import seeded
 
 import export
 from cli import run_script
 from datasets import to_uint8
 
 ROOT = Path(export.__file__).resolve().parent
-
-
-@pytest.fixture
-def model(whole_run):
-    return whole_run / "model_epoch3.pt"
-
-
-@pytest.fixture
-def ddpm(model):
-    return loaded(model)
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
-    return lambda more="", file=model, out=tmp_path / "out": run_sample(file, out, more)
 
 
 def arrays_of(file):

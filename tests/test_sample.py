@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from tiny_sample import loaded, run_sample, seeded
+from tiny_sample import loaded, seeded
 
 import checkpoint
 import cli
@@ -29,22 +29,6 @@ from utils import plot_groups
 NAMES = [str(k) for k in range(10)]
 ROOT = Path(sample.__file__).resolve().parent
 WATCHED = (signal.SIGTERM, signal.SIGUSR1)
-
-
-@pytest.fixture
-def model(whole_run):
-    return whole_run / "model_epoch3.pt"
-
-
-@pytest.fixture
-def ddpm(model):
-    return loaded(model)
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
-    return lambda more="", file=model, out=tmp_path / "out": run_sample(file, out, more)
 
 
 @pytest.fixture
