@@ -11,6 +11,7 @@ arXiv:1803.07728). To do that it has to know what stands where in an image, and 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import checkpoint
-from cli import Progress
+from cli import Progress, pick_amp
 from datasets import ImageSet, to_float, to_uint8
 from inference import for_inference
 from networks.judge import Judge, ResidualJudge
@@ -49,7 +50,7 @@ def _sgd(parameters, **settings) -> torch.optim.Optimizer:
 
 
 DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
-PHOTOGRAPHS = Recipe(ResidualJudge, 64, 15, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
+PHOTOGRAPHS = Recipe(ResidualJudge, 64, 10, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
@@ -97,12 +98,15 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
         optimizer, recipe.rate, total_steps=max(10, recipe.epochs * steps), pct_start=0.2
     )  # 10: it divides by zero for 5
     generator = torch.Generator().manual_seed(seed)
+    dtype = pick_amp("auto", train_set.device)
     with Progress(recipe.epochs * steps, "steps of the judge") as progress:
         for epoch in range(recipe.epochs):
             order = torch.randperm(len(train_set), generator=generator)
             for i in range(steps):
                 y, labels = _examples(train_set, order[i * batch : (i + 1) * batch], recipe, generator)
-                loss = F.cross_entropy(judge(y), labels, label_smoothing=recipe.label_smoothing)
+                with torch.autocast(y.device.type, dtype=dtype) if dtype else contextlib.nullcontext():
+                    logits = judge(y)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
