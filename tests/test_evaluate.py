@@ -218,6 +218,9 @@ def test_bad_files(judged, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, reason",
     [
+        ("--method mean", "--method has no effect on anything but --inpaint"),
+        ("--n_resample 2", "--n_resample has no effect on anything but --inpaint"),
+        ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
         ("--mask top", "--mask has no effect on anything but --inpaint"),
         ("--dataset mnist", "--dataset has no effect on a model"),
         ("--data_class 3", "--data_class has no effect on a model"),
@@ -459,11 +462,19 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     known = mask.expand_as(y) == 1
     assert by_input["known_error"] == pytest.approx((found - y)[known].abs().mean().item(), rel=1e-4)
 
-    _, (_, bottom) = judged("--inpaint 4")
+    _, (_, few) = judged("--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3")
+    assert few["sampler"] == "ddpm, 5 of 8 steps, seed 1" and [r["n_resample"] for r in few["results"]] == [3]
+    found = ddpm.respaced(5).complete_image(
+        y, mask, method="input", n_resample=3, generator=torch.Generator().manual_seed(1)
+    )
+    off = (found - y)[known].abs().mean().item()
+    assert few["results"][0]["known_error"] == pytest.approx(off, rel=1e-4) != by_input["known_error"]
+
+    _, (_, _, bottom) = judged("--inpaint 4")
     assert (tmp_path / "bottom_hidden_judge_mnist_10x28x1.pt").exists() and "bottom hidden" in bottom["completions"]
     page = write_report(tmp_path).read_text()
     assert "<h3>Completed images</h3>" in page and "<h3>Generated images</h3>" not in page
     for method in ("mean", "input", "repaint"):
-        assert page.count(f"<td>{method}</td>") == 2
+        assert page.count(f"<td>{method}</td>") == (3 if method == "input" else 2)
     assert page.count(f"<td>{by_input['known_error']:.4g}</td>") == 1
-    assert page.count("<td>the first 4 test images, random hidden, no class given</td>") == 3
+    assert page.count("<td>the first 4 test images, random hidden, no class given</td>") == 4
