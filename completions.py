@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datasets import ImageSet, to_float
 from ddpm import DDPM
-from inpainting import METHODS, N_RESAMPLE
+from inpainting import JUMP_LENGTH, METHODS, N_RESAMPLE
 from judging import classify
 
 AT_ONCE = 100  # images
@@ -32,10 +32,11 @@ def judge_completions(
     seed: int,
     methods: Sequence[str] = METHODS,
     n_resample: int | None = None,
+    jump_length: int = JUMP_LENGTH,
 ) -> Iterator[dict[str, Any]]:
     """Each of these methods of `DDPM.complete_image` completes the test images without a class; a result for each, for JSON:
 
-    n_resample   how often each stretch of steps was walked; None takes the method's own default
+    n_resample   how often each stretch of jump_length steps was walked; None takes the method's own default
     true_class   the share of completions in which the judge sees the class of the original
     known_error  how far the known pixels ended from what they were: mean distance, in [-1, 1]
     seconds      that it took
@@ -45,7 +46,8 @@ def judge_completions(
     y, labels = to_float(test_set.images).to(ddpm.device), test_set.labels.to(ddpm.device)
     mask = mask.to(ddpm.device)
     for method in methods:
-        how = {"method": method, "n_resample": N_RESAMPLE[method] if n_resample is None else n_resample}
+        walks = N_RESAMPLE[method] if n_resample is None else n_resample
+        how = {"method": method, "n_resample": walks, "jump_length": jump_length}
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         began = time.perf_counter()
         found = torch.cat([
@@ -55,7 +57,7 @@ def judge_completions(
         true_class = (classify(judge, found) == labels).float().mean().item()
         off = ((found - y).abs() * mask).sum().item() / mask.expand_as(y).sum().item()
         print(
-            f"{method}, n_resample {how['n_resample']}: {true_class:.1%} show the true class; known pixels off by {off:.4f}; {seconds:.0f} s",
+            f"{method}, n_resample {walks}: {true_class:.1%} show the true class; known pixels off by {off:.4f}; {seconds:.0f} s",
             flush=True,
         )
         yield {**how, "true_class": true_class, "known_error": off, "seconds": seconds}

@@ -42,7 +42,7 @@ from cli import (
 from completions import judge_completions, masked
 from datasets import ImageSet, one_hot
 from ddpm import DDPM
-from inpainting import MASKS, METHODS, mask_named
+from inpainting import JUMP_LENGTH, MASKS, METHODS, mask_named
 from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
 from measurements import Record, read_list
 from npz_images import read_npz
@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
     add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps (1, 1, 5)")
+    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
@@ -97,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     if args.inpaint or args.bits_per_dim:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
     if not args.inpaint:
-        refuse(args, "anything but --inpaint", "mask", "method", "n_resample")
+        refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     args.out = args.out or args.source.parent / "metrics.json"
     return args
 
@@ -234,7 +235,8 @@ def measure_completions(
         judge_accuracy_on_the_whole_images=whole_accuracy,
         accuracy_of_a_judge_that_sees_the_visible_part=half_accuracy,
     )
-    for result in judge_completions(ddpm, judge, first, mask, args.seed, args.method or METHODS, args.n_resample):
+    how = (args.method or METHODS, args.n_resample, args.jump_length or JUMP_LENGTH)
+    for result in judge_completions(ddpm, judge, first, mask, args.seed, *how):
         record.add(result)
 
 
