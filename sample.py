@@ -64,6 +64,7 @@ MODES = {
             "mask": None,
             "method": "mean",
             "n_resample": None,
+            "jump_length": None,
             "scale": 1.0,
             "invert": False,
             "data_dir": Path("./data"),
@@ -125,6 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
     add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps, which brings "
         "known and hidden parts to agree (1, or 5 with --method repaint)")  # fmt: skip
+    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({inpainting.JUMP_LENGTH})")
     add(
         "--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps: faster, a little worse (all)"
     )
@@ -247,13 +249,15 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
     how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
     n_resample = args.n_resample or inpainting.N_RESAMPLE[args.method]
     how += f", n_resample {n_resample}" if args.n_resample else ""
-    times = inpainting.repaint_times(ddpm.n_timesteps, inpainting.JUMP_LENGTH, n_resample)
+    how += f", jump_length {args.jump_length}" if args.jump_length else ""
+    jump_length = args.jump_length or inpainting.JUMP_LENGTH
+    times = inpainting.repaint_times(ddpm.n_timesteps, jump_length, n_resample)
     n_steps = sum(after < before for before, after in zip(times, times[1:]))
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
         inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
-                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, n_resample)  # fmt: skip
+                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, n_resample, jump_length)  # fmt: skip
     return paths
 
 

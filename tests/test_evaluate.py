@@ -220,6 +220,7 @@ def test_bad_files(judged, tmp_path, capsys):
     [
         ("--method mean", "--method has no effect on anything but --inpaint"),
         ("--n_resample 2", "--n_resample has no effect on anything but --inpaint"),
+        ("--jump_length 2", "--jump_length has no effect on anything but --inpaint"),
         ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
         ("--mask top", "--mask has no effect on anything but --inpaint"),
         ("--dataset mnist", "--dataset has no effect on a model"),
@@ -462,10 +463,10 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     known = mask.expand_as(y) == 1
     assert by_input["known_error"] == pytest.approx((found - y)[known].abs().mean().item(), rel=1e-4)
 
-    _, (_, few) = judged("--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3")
+    _, (_, few) = judged("--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3 --jump_length 2")
     assert few["sampler"] == "ddpm, 5 of 8 steps, seed 1" and [r["n_resample"] for r in few["results"]] == [3]
     found = ddpm.respaced(5).complete_image(
-        y, mask, method="input", n_resample=3, generator=torch.Generator().manual_seed(1)
+        y, mask, method="input", n_resample=3, jump_length=2, generator=torch.Generator().manual_seed(1)
     )
     off = (found - y)[known].abs().mean().item()
     assert few["results"][0]["known_error"] == pytest.approx(off, rel=1e-4) != by_input["known_error"]

@@ -278,12 +278,17 @@ def test_test_images_are_completed(run, ddpm, data_dir, tmp_path, page):
 
 
 def test_images_are_completed_in_fewer_steps_walked_more_often(run, ddpm, data_dir, tmp_path, page):
-    assert run(f"--inpaint --data_dir {data_dir} --mask left --n_samples 1 --n_steps 4 --n_resample 3") == 0
+    assert (
+        run(f"--inpaint --data_dir {data_dir} --mask left --n_samples 1 --n_steps 4 --n_resample 3 --jump_length 2")
+        == 0
+    )
     images, mask = load("mnist", data_dir, train=False).images[:6].float() / 127.5 - 1, mask_named("left", 28, 28)
-    completed = ddpm.respaced(4).complete_image(images, mask, n_sample=1, n_resample=3, generator=seeded())
+    completed = ddpm.respaced(4).complete_image(
+        images, mask, n_sample=1, n_resample=3, jump_length=2, generator=seeded()
+    )
     groups = [("original", images), ("visible", images * mask), ("completed", completed)]
     found = imageio.imread(tmp_path / "out" / "inpainting.png")
-    title = "model_epoch3.pt, method mean, scale 1, n_resample 3, 4 steps, seed 0"
+    title = "model_epoch3.pt, method mean, scale 1, n_resample 3, jump_length 2, 4 steps, seed 0"
     np.testing.assert_array_equal(found, page(groups, ["left hidden"] * 6, title))
 
 
