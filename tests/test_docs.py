@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -21,7 +22,16 @@ from cli import run_script
 
 COMING = ["log/log_mnist_fc", "log/log_cifar10", "log/log_mnist/bits_per_dim_model_epoch12.png"]  # not yet committed
 NEW_FILES = ["networks/fc.py", "points.py", "train_toy.py", "train_fashion_mnist.py", "train_cifar100.py", "sheets.py"]
-NEW_FILES += ["check_log.py", "log_checks.py"]  # docs/layout.md speaks of them already
+NEW_FILES += [
+    "check_log.py",
+    "log_checks.py",
+    "picture_checks.py",
+    "page_layout.py",
+    "compare.py",
+    "torchvision_sets.py",
+]
+NEW_FILES += [f"report_{part}.py" for part in ("page", "folder", "curves", "captions", "index")]
+# docs/layout.md speaks of these already.
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -109,6 +119,28 @@ def test_layout_names_files_that_exist_and_all_modules():
     assert not [name for name in missing if f"networks/{name}" not in NEW_FILES]
     modules = {file.name for folder in places[:2] for file in folder.glob("*.py")} - {"__init__.py"}
     assert modules <= {Path(name).name for name in names}, modules - names
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports when it runs (not those for type hints alone)."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_imports_point_one_way():
+    """The equations and the networks know nothing of data, files, pictures or training."""
+    inner = ["ddpm", "schedules", "inpainting", "likelihood", "inference"]
+    files = [ROOT / f"{name}.py" for name in inner] + sorted((ROOT / "networks").glob("*.py"))
+    for file in files:
+        ours = {name for name in imported(file) if (ROOT / f"{name}.py").exists()}
+        assert ours <= set(inner), file
+        assert not imported(file) & {"torchvision", "matplotlib", "imageio", "numpy", "argparse"}, file
+    assert not imported(ROOT / "trainer.py") & {"figures", "class_training", "argparse"}
 
 
 # ------------------------------------------------------------ docs/adding_a_dataset.md
