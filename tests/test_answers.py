@@ -99,7 +99,9 @@ def test_divergence_of_the_last_step_from_the_prior():
         exact = kl_divergence(q, Independent(Normal(torch.zeros_like(x0), 1.0), 1))
         close(divergence_of("F5", bar, x0), exact, 1e-6, 1e-12)
         assert exact < divergence_of("F8", bar, x0) * (1 + 1e-6)
-    close(divergence_of("F8", 1e-4, x0), exact, 1e-3)  # the bound is sharp where little is left
+    close(divergence_of("F8", 1e-4, x0), exact, 1e-6)  # the bound is sharp where little is left
+    nothing = torch.zeros(4).double()
+    close(divergence_of("F8", 1e-3, nothing), divergence_of("F5", 1e-3, nothing), 1e-3)
 
 
 def test_schedules_that_reach_the_gaussian_and_one_that_does_not():
@@ -114,7 +116,7 @@ def test_schedules_that_reach_the_gaussian_and_one_that_does_not():
                 close(value(exact, {"T": float(T)}), bar[T - 1])
     bar = torch.cumprod(1 - constant, 0)
     close(bar[199], (1 - torch.tensor(0.03).double()) ** 200)
-    assert bar[199] <= value("F7", {"b": 0.03, "T": torch.tensor(200.0).double()}) * (1 + 1e-9)
+    close(value("F7", {"b": 0.03, "T": torch.tensor(200.0).double()}), bar[199])  # sharp for a constant schedule
     close(divergence_of("F5", 1 / 200_001, x0), 5 / (2 * 200_000), 1e-3)  # slow: |x_0|^2 / 2T
     limit = value("F11", {"D": 5.0, r"\lVert x_0 \rVert": x0.norm()})
     close(divergence_of("F5", torch.cumprod(1 - fast, 0)[-1], x0), limit, 1e-4)
