@@ -1,0 +1,188 @@
+"""The pages answers/ and docs/: links, formulas that GitHub can show, tests that exist, and code that runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import test_answers
+import test_answers_guidance
+import torch
+from answers_text import ANSWERS, PAGES, ROOT, displays, formulas, links, sections, tags, without_code
+
+import datasets
+from cli import run_script
+
+COMING = ["log/log_mnist_fc", "log/log_cifar10", "log/log_mnist/bits_per_dim_model_epoch12.png"]  # not yet committed
+NEW_FILES = ["networks/fc.py", "points.py", "train_toy.py", "train_fashion_mnist.py", "train_cifar100.py", "sheets.py"]
+NEW_FILES += [
+    "check_log.py",
+    "log_checks.py",
+    "picture_checks.py",
+    "page_layout.py",
+    "compare.py",
+    "torchvision_sets.py",
+]
+NEW_FILES += [f"report_{part}.py" for part in ("page", "folder", "curves", "captions", "index")]
+# docs/layout.md speaks of these already.
+named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@named
+def test_every_link_leads_somewhere(page):
+    for link in links(page):
+        if link.startswith("https://arxiv.org/abs/"):
+            assert re.fullmatch(r"https://arxiv.org/abs/\d{4}\.\d{5}|https://arxiv.org/abs/1[0-4]\d\d\.\d{4}", link), (
+                link
+            )
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if not any(str(target).startswith(str(ROOT / path)) for path in COMING):
+            assert target.exists(), link
+        assert not anchor or anchor in sections(target), link
+
+
+def test_arxiv_numbers_are_named_in_the_text():
+    for page in ANSWERS:
+        text = page.read_text(encoding="utf-8")
+        assert all(f"[arXiv:{n}]" in text for n in re.findall(r"arxiv\.org/abs/([\d.]+)", text)), page
+
+
+@named
+def test_github_can_show_the_mathematics(page):
+    r"""Markdown eats \ before punctuation and reads }_ as the begin of emphasis; formulas alone need a line alone."""
+    for line in without_code(page.read_text(encoding="utf-8")).splitlines():
+        assert line.count("$") % 2 == 0, line
+        if "$$" in line:
+            assert re.fullmatch(r"\s*\$\$[^$]+\$\$", line), line
+        inline = re.findall(r"(?<!\$)\$([^$]+)\$(?!\$)", line) if "$$" not in line else []
+        for formula in [*inline, *displays(line)]:
+            assert not re.search(r"\\[^a-zA-Z\s]", formula), formula
+            assert formula.count("{") == formula.count("}"), formula
+            assert formula == formula.strip() and "<" not in formula, formula
+        for formula in inline:
+            assert "}_" not in formula and "*" not in formula, formula
+        if line.startswith("|"):  # a | ends a cell, also within a formula
+            assert not any("|" in formula for formula in inline), line
+
+
+def checks_named_in(text: str) -> list[str]:
+    return [
+        name
+        for line in re.findall(r"\*Checked by\*((?:.|\n)*?)(?:\n\n|$)", text)
+        for name in re.findall(r"`(\w+)`", line)
+    ]
+
+
+def test_every_derivation_names_the_tests_of_all_its_formulas():
+    found = {**vars(test_answers), **vars(test_answers_guidance)}
+    named_somewhere, n_derivations = set(), 0
+    for page in ANSWERS:
+        for name, text in sections(page).items():
+            checks = checks_named_in(text)
+            named_somewhere.update(checks)
+            assert all(callable(found.get(check)) for check in checks), (page.name, name, checks)
+            source = "".join(inspect.getsource(found[check]) for check in checks)
+            untested = [tag for tag in tags(text) if f'"{tag}"' not in source and f"({tag})" not in source]
+            assert not untested, (page.name, name, untested)
+            n_derivations += bool(tags(text))
+    assert n_derivations == 10 and len(formulas()) == 38
+    helpers = {"test_closed_form_is_q_sample", "test_mean_square_of_the_test_images"}
+    tests = {name for name in found if name.startswith("test_")} - helpers
+    assert tests == named_somewhere
+
+
+def test_the_index_has_every_answer():
+    index = ROOT / "answers" / "README.md"
+    for page in ANSWERS:
+        if page != index:
+            expected = {f"{page.name}#{name}" for name in sections(page) if name != "references"}
+            assert expected <= set(links(index)), expected - set(links(index))
+
+
+# ------------------------------------------------------------ docs/layout.md
+
+
+def test_layout_names_files_that_exist_and_all_modules():
+    text = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:networks/|tests/)?\w+\.py)`", text))
+    places = [ROOT, ROOT / "networks", ROOT / "tests"]
+    missing = [name for name in names if name not in NEW_FILES and not any((p / name).exists() for p in places)]
+    assert not [name for name in missing if f"networks/{name}" not in NEW_FILES]
+    modules = {file.name for folder in places[:2] for file in folder.glob("*.py")} - {"__init__.py"}
+    assert modules <= {Path(name).name for name in names}, modules - names
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports when it runs (not those for type hints alone)."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_imports_point_one_way():
+    """The equations and the networks know nothing of data, files, pictures or training."""
+    inner = ["ddpm", "schedules", "inpainting", "likelihood", "inference"]
+    files = [ROOT / f"{name}.py" for name in inner] + sorted((ROOT / "networks").glob("*.py"))
+    for file in files:
+        ours = {name for name in imported(file) if (ROOT / f"{name}.py").exists()}
+        assert ours <= set(inner), file
+        assert not imported(file) & {"torchvision", "matplotlib", "imageio", "numpy", "argparse"}, file
+    assert not imported(ROOT / "trainer.py") & {"figures", "class_training", "argparse"}
+
+
+# ------------------------------------------------------------ docs/adding_a_dataset.md
+
+
+def blocks() -> dict[str, str]:
+    """The page's blocks of code by the file name in their first line."""
+    text = (ROOT / "docs" / "adding_a_dataset.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL))
+
+
+def test_adding_a_dataset_takes_less_than_60_lines():
+    lines = [line for code in blocks().values() for line in code.splitlines() if line.strip()]
+    assert set(blocks()) == {"shapes.py", "datasets.py", "train_shapes.py", "tests/test_shapes.py"}
+    assert len(lines) < 60
+
+
+def test_the_example_of_adding_a_dataset_runs(tmp_path, monkeypatch, capsys):
+    code = blocks()
+    for name in ("shapes.py", "train_shapes.py"):
+        (tmp_path / name).write_text(code[name], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("shapes", "train_shapes"):  # back to their absence afterwards
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+    shapes = importlib.import_module("shapes")
+    line = eval("{" + code["datasets.py"] + "}", {"load_shapes": shapes.load_shapes})  # noqa: S307
+    monkeypatch.setitem(datasets.SOURCES, "shapes", line["shapes"])
+
+    names = {"np": np, "torch": torch, "pytest": pytest, "load": datasets.load}
+    exec(code["tests/test_shapes.py"], names)
+    names["test_a_pixel_stands_where_it_was"](tmp_path)
+
+    train_shapes = importlib.import_module("train_shapes")
+    words = "--n_features 8 --n_timesteps 3 --batch_size 2 --n_epochs 1 --n_samples 1 --g_weight 1 --device cpu".split()
+    words += ["--data_dir", str(tmp_path), "--log_dir", str(tmp_path / "log")]
+    with mock.patch.object(sys, "argv", ["train_shapes.py", *words]):
+        run_script(train_shapes.main)
+        written = {file.name for file in (tmp_path / "log").iterdir()}
+        assert {"report.html", "model_epoch1.pt", "generated_images_epoch1_guidance_weight1.png"} <= written
+
+        (tmp_path / "shapes" / "test.npz").write_bytes(b"no archive")
+        with pytest.raises(SystemExit) as end:
+            run_script(train_shapes.main)
+    assert end.value.code == 1 and "put the file there anew" in capsys.readouterr().err
