@@ -20,11 +20,11 @@ import torch.nn as nn
 from cli import CallError, RunError, values_from_call
 from datasets import SOURCES
 from ddpm import DDPM
-from networks import Conditional_UNet, unet
+from networks import Conditional_UNet, fc, unet
 from utils import atomic_write
 
 FORMAT = 1
-NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet}
+NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
 
 # {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
 Spec = Dict[str, Any]
