@@ -111,11 +111,11 @@ def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | N
 
     n_classes is None for a model without classes: all that the data set has. CallError for a data set unknown here.
     """
+    name = content["arguments"].get("dataset")
+    if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
+        raise CallError(f"the model was trained on {name!r:.100}, which is no image data set of this suite")
     channels, height, _ = ddpm.nn_model.size
     shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
-    name = content["arguments"].get("dataset")
-    if type(name) is not str or name not in SOURCES:
-        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite")
     return name, shape
 
 

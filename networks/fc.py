@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from networks.unet import timestep_embedding, zero_init
 
 KINDS = ("plain", "residual", "fourier")
-TIME_DIM = 64  # length of the sinusoidal time embedding
+TIME_DIM = 32  # length of the sinusoidal time embedding
+EMBEDDING_DIM = 64  # of what every block is told about time and class
 
 
 class PlainLayers(nn.Module):
@@ -46,13 +47,13 @@ class PlainLayers(nn.Module):
 class ResidualBlock(nn.Module):
     """h + linear(silu(linear(silu(h)) + linear(emb))) ([He], with the embedding added as in [Ho] appendix B).
 
-    h [N, width], emb [N, width] -> [N, width]. Every block starts as the identity.
+    h [N, width], emb [N, EMBEDDING_DIM] -> [N, width]. Every block starts as the identity.
     """
 
     def __init__(self, width: int):
         super().__init__()
         self.linear1 = nn.Linear(width, width)
-        self.embedding = nn.Linear(width, width, bias=False)  # the bias of linear1 serves both
+        self.embedding = nn.Linear(EMBEDDING_DIM, width, bias=False)  # the bias of linear1 serves both
         self.linear2 = zero_init(nn.Linear(width, width))
 
     def forward(self, h: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
@@ -72,9 +73,11 @@ class ResidualLayers(nn.Module):
         self.n_frequencies = n_frequencies
         self.first = nn.Linear(input_dim * (1 + 2 * n_frequencies), num_hidden)
         time_dim = TIME_DIM if n_frequencies else 1
-        self.time = nn.Sequential(nn.Linear(time_dim, num_hidden), nn.SiLU(), nn.Linear(num_hidden, num_hidden))
+        self.time = nn.Sequential(
+            nn.Linear(time_dim, EMBEDDING_DIM), nn.SiLU(), nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM)
+        )
         # Without a bias zeros become zeros: "no class" is the time embedding alone.
-        self.condition = nn.Linear(n_classes, num_hidden, bias=False) if n_classes else None
+        self.condition = nn.Linear(n_classes, EMBEDDING_DIM, bias=False) if n_classes else None
         self.blocks = nn.ModuleList([ResidualBlock(num_hidden) for _ in range(n_blocks)])
         self.last = zero_init(nn.Linear(num_hidden, input_dim))
 
@@ -83,7 +86,7 @@ class ResidualLayers(nn.Module):
             angles = torch.cat([2**k * math.pi * x for k in range(self.n_frequencies)], dim=1)
             x = torch.cat([x, angles.sin(), angles.cos()], dim=1)  # [N, input_dim (1 + 2 n_frequencies)]
             t = timestep_embedding(t.flatten(), TIME_DIM).to(x.dtype)  # [N, TIME_DIM]
-        emb = self.time(t)  # [N, num_hidden]
+        emb = self.time(t)  # [N, EMBEDDING_DIM]
         if self.condition is not None:
             emb = emb + self.condition(c)
         emb = F.silu(emb)
