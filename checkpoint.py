@@ -113,7 +113,7 @@ def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | N
     """
     name = content["arguments"].get("dataset")
     if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
-        raise CallError(f"the model was trained on {name!r:.100}, which is no image data set of this suite")
+        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
     channels, height, _ = ddpm.nn_model.size
     shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
     return name, shape

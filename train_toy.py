@@ -78,7 +78,7 @@ def train_one(args: argparse.Namespace) -> Trainer:
     train_set, val_set = (
         PointSet(distribution.sample(n, generator), args.dataset) for n in (args.n_points, VALIDATION_IMAGES)
     )
-    defaults = plain_arguments(parser().parse_args([]))
+    defaults = {**plain_arguments(parser().parse_args([])), "log_dir": str(log_dir_of(args))}
     draw = functools.partial(draw_point_run, distribution=distribution)
     run = Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw)
     run.run()
@@ -103,10 +103,14 @@ def train_all(args: argparse.Namespace) -> None:
     write_report(args.log_dir)
 
 
+def log_dir_of(args: argparse.Namespace) -> Path:
+    return args.log_dir or Path("log") / f"log_toy_{args.dataset}"
+
+
 def main() -> None:
     args = parser().parse_args()
     args.flip = "off"  # the trainer asks; points have no left and right
-    args.log_dir = args.log_dir or Path("log") / f"log_toy_{args.dataset}"
+    args.log_dir = log_dir_of(args)
     if args.network == "all":
         train_all(args)
     else:
