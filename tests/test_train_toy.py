@@ -17,6 +17,7 @@ import checkpoint
 import point_figures
 import sample
 import train_toy
+import trainer
 from cli import run_script
 from points import Chequerboard
 from trainer import Trainer
@@ -28,6 +29,14 @@ FIGURES = {"samples.png", "forward_process.png", "backward_process.png", "vector
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch):
     monkeypatch.setattr(point_figures, "N_SAMPLES", 200)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """For tests of the training: drawing takes most of the time."""
+    for module, name in ((point_figures, "plot_processes"), (point_figures, "plot_field"), (trainer, "plot_loss")):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    monkeypatch.setattr(point_figures, "plot_samples", lambda *_, **__: None)
 
 
 def run(script, words):
@@ -45,10 +54,6 @@ def toy(log_dir, more=""):
 
 def names(folder):
     return {file.name for file in folder.iterdir()}
-
-
-def weights(file):
-    return checkpoint.load(file)["model"]
 
 
 def same_training(a, b):
@@ -78,14 +83,14 @@ def test_leaves_a_complete_folder(tmp_path, data):
     assert ddpm.nn_model.size == (2,) and content["class_names"] == [] and content["arguments"]["dataset"] == data
 
 
-def test_resumes_exactly(tmp_path):
+def test_resumes_exactly(tmp_path, no_figures):
     assert toy(tmp_path / "whole") == 0
     assert toy(tmp_path / "parts", "--train_steps 5") == 0  # in the middle of an epoch of 3 steps
     assert toy(tmp_path / "parts", "--resume") == 0
     assert same_training(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, capsys):
+def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, capsys, no_figures):
     """SIGTERM in the second of the three trainings; the same command with --resume gives what one go would have."""
     assert toy(tmp_path / "whole", "--network all") == 0
     whole = tmp_path / "whole"
@@ -127,7 +132,7 @@ def test_wrong_calls_are_one_line_and_leave_nothing(tmp_path, capsys, more, word
     assert words in capsys.readouterr().err and not (tmp_path / "log").exists()
 
 
-def test_resuming_with_other_arguments_is_refused(tmp_path, capsys):
+def test_resuming_with_other_arguments_is_refused(tmp_path, capsys, no_figures):
     assert toy(tmp_path / "log", "--train_steps 2") == 0
     before = (tmp_path / "log" / "checkpoint.pt").read_bytes()
     for more, words in (
@@ -145,7 +150,7 @@ def test_defaults_name_the_folder_after_the_data():
     assert str(train_toy.log_dir_of(arguments)) == os.path.join("log", "log_toy_chequerboard")
 
 
-def test_sample_py_has_no_pictures_of_points(tmp_path, capsys):
+def test_sample_py_has_no_pictures_of_points(tmp_path, capsys, no_figures):
     assert toy(tmp_path / "log", "--train_steps 1") == 0
     assert run(sample, f"{tmp_path / 'log' / 'model_step1.pt'} --out {tmp_path / 'out'}") == 2
     assert "draws no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
