@@ -20,11 +20,11 @@ import torch.nn as nn
 from cli import CallError, RunError, values_from_call
 from datasets import SOURCES
 from ddpm import DDPM
-from networks import Conditional_UNet, unet
+from networks import Conditional_UNet, fc, unet
 from utils import atomic_write
 
 FORMAT = 1
-NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet}
+NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
 
 # {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
 Spec = Dict[str, Any]
@@ -111,11 +111,11 @@ def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | N
 
     n_classes is None for a model without classes: all that the data set has. CallError for a data set unknown here.
     """
+    name = content["arguments"].get("dataset")
+    if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
+        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
     channels, height, _ = ddpm.nn_model.size
     shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
-    name = content["arguments"].get("dataset")
-    if type(name) is not str or name not in SOURCES:
-        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite")
     return name, shape
 
 

@@ -79,12 +79,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows every default, and the script's own docstring as it stands."""
 
 
-def add_method_arguments(parser: argparse.ArgumentParser) -> None:
-    """How any training script trains: schedule, loss, moving average, seed."""
+def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
+    """How any training script trains: schedule, loss, moving average, seed; and what can be done with images only."""
     add = parser.add_argument_group("method").add_argument
     add("--schedule", choices=["linear", "cosine"], default="linear", help="noise schedule")
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
-    add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
+    if images:
+        add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
     add("--ema", type=number(0, 0.999999), default=0.999, metavar="DECAY",
         help="moving average of the weights, used for validation and pictures; 0: off")  # fmt: skip
     add("--seed", type=whole(0), default=0, help="decides every random draw")

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from data_error import DataError, one_line
 from image_folder import load_folder
+from points import Chequerboard, TwoGaussians
 from rendered_digits import DIGITS, load_rendered, render_digits
 
 try:
@@ -48,7 +49,17 @@ except RuntimeError as error:  # such as "operator torchvision::nms does not exi
         "install both anew, by `pip install --force-reinstall torch torchvision`"
     ) from None
 
-__all__ = ["DataError", "ImageSet", "load", "one_hot", "render_digits", "to_float", "to_uint8"]
+__all__ = [
+    "Chequerboard",
+    "DataError",
+    "ImageSet",
+    "TwoGaussians",
+    "load",
+    "one_hot",
+    "render_digits",
+    "to_float",
+    "to_uint8",
+]
 
 
 # ---- Pixel values and classes ----------------------------------------------------------------------------------------

@@ -23,14 +23,20 @@ KINDS = {
         "images, sees the class of the original. Known error: mean distance of the known pixels from what they "
         "were, in [-1, 1].",
     ),
+    "points": (
+        "Points of the plane",
+        "Energy distance: between these points and as many fresh ones of the data; 0 is best, and points of the data "
+        "themselves have what stands in their row. On permitted squares: the share of the points that lie where the "
+        "chequerboard has probability.",
+    ),
     "bits per dimension": (
         "Likelihood of test images",
         "Bits per dimension: the variational bound on the negative log-likelihood, on average at least that; fewer are "
         "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T).",
     ),
 }
-FIRST = "model step images n_images guidance_weight judge_accuracy frechet_distance precision recall fid".split()
-SHARES = ("judge_accuracy", "true_class", "precision", "recall")
+FIRST = "model step images points n_images n_points guidance_weight judge_accuracy frechet_distance precision recall fid".split()
+SHARES = ("judge_accuracy", "true_class", "precision", "recall", "on_permitted_squares")
 # The circumstances of a result: what is the same in all rows that have it stands under the table, once.
 FROM_RUN = (
     "completions",

@@ -1,0 +1,178 @@
+"""The figures and the measurements of a model of points in the plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cli import command_line, device_name
+from ddpm import DDPM
+from figures import MARKS
+from measurements import Record
+from points import Chequerboard, TwoGaussians, energy_distance
+from utils import atomic_write
+
+if TYPE_CHECKING:
+    from trainer import Trainer
+
+Distribution = TwoGaussians | Chequerboard if TYPE_CHECKING else Any
+
+N_SAMPLES = 5_000  # in the figures, and of the measurements
+FIELD_MARKS = (0.02, 0.1, 0.25, 0.5)  # of T: beyond these the arrows hardly change any more
+BLUE, RED = "#1f5fa8", "#c0392b"
+
+
+def sampler(distribution: Distribution) -> dict[str, Any]:
+    """How points are drawn: posterior variance, and x_0 clamped where the data are known to lie in [-1, 1]."""
+    return {"clip_x0": distribution.bounded, "variance": "posterior"}
+
+
+def draw_point_run(run: Trainer, distribution: Distribution) -> None:
+    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field."""
+    seed = run.seed_for_pictures()
+    progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
+    samples = draw_points(run.averaged, distribution, seed, progress("samples"))
+    measured = measure(samples, distribution, seed)
+    panels = [(f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples)]
+    true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
+    plot_samples(run.log_dir / "samples.png", distribution, [*panels, (f"{len(true):,} points of the data", true)])
+    write_measured(run, distribution, measured, true)
+    run.save_model()
+    if run.step == run.last_step:
+        plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
+        plot_field(run.log_dir / "vector_field.png", run.averaged, distribution, seed)
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def draw_points(
+    ddpm: DDPM, distribution: Distribution, seed: int, progress: Callable[[int], None] | None = None
+) -> torch.Tensor:
+    """N_SAMPLES points of the model, float32 [N, 2] on the CPU."""
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress,
+                       **sampler(distribution))  # fmt: skip
+    return y.cpu()
+
+
+def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> dict[str, Any]:
+    """How far points [N, 2] are from as many fresh points of the data, and the share on permitted squares."""
+    fresh = distribution.sample(len(samples), torch.Generator().manual_seed(seed + 1))
+    result: dict[str, Any] = {"n_points": len(samples)}
+    if isinstance(distribution, Chequerboard):
+        result["on_permitted_squares"] = distribution.permitted(samples).double().mean().item()
+    return {**result, "energy_distance": energy_distance(samples, fresh)}
+
+
+def write_measured(run: Trainer, distribution: Distribution, measured: dict[str, Any], true: torch.Tensor) -> None:
+    """A row of metrics.json for the samples, and one for true points, which is what to compare with."""
+    about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
+    how = ", ".join(f"{name}={value}" for name, value in sampler(distribution).items())
+    record = Record(run.log_dir / "metrics.json", **about, measured="points", sampler=how)
+    record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
+    record.add(
+        {"points": "the data themselves", "step": run.step, **measure(true, distribution, run.seed_for_pictures())}
+    )
+
+
+def in_words(measured: dict[str, Any]) -> str:
+    share = measured.get("on_permitted_squares")
+    return (f"{share:.1%} on permitted squares, " if share is not None else "") + (
+        f"energy distance {measured['energy_distance']:.1e}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ drawing
+
+
+def _page(n_panels: int, size: float = 3.6, top: float = 0.55) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(size * n_panels, size + top), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
+
+
+def _write(figure: Figure, path: Path) -> None:
+    figure.tight_layout()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _panel(axes: Axes, title: str, limit: float) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.tick_params(labelsize=8)
+
+
+def _scatter(axes: Axes, points: torch.Tensor, colour: str = BLUE, alpha: float = 0.5) -> None:
+    # Rasterised points of one colour: 5,000 of them, small enough that the edges of a square can be seen.
+    axes.scatter(*points.cpu().numpy().T, s=2.5, color=colour, alpha=alpha, linewidths=0)
+
+
+def _density(axes: Axes, distribution: Distribution, limit: float, n: int = 240) -> None:
+    """The true density as shades of grey."""
+    centres = ((torch.arange(n) + 0.5) / n * 2 - 1) * limit
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    density = distribution.log_prob(torch.stack([x.flatten(), y.flatten()], dim=1)).exp().view(n, n)
+    extent = (-limit, limit, -limit, limit)
+    axes.imshow(density.numpy(), extent=extent, origin="lower", cmap="Greys", vmax=2.5 * density.max().item())
+
+
+def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Write samples [N, 2] over the true density, (title, samples) side by side."""
+    figure, all_axes = _page(len(panels), size=4.4)
+    for axes, (title, samples) in zip(all_axes, panels):
+        _density(axes, distribution, 1.25)
+        _scatter(axes, samples)
+        _panel(axes, title, 1.25)
+    _write(figure, path)
+
+
+def plot_processes(
+    log_dir: Path, ddpm: DDPM, distribution: Distribution, seed: int, progress: Callable[[int], None] | None = None
+) -> None:
+    """forward_process.png: points of the data at 0, 25, 50, 75 and 99 % of T, with one draw of noise.
+    backward_process.png: what the model makes of the last of these, at the same times.
+    """
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    x_0 = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed)).to(ddpm.device)
+    noise = torch.randn(x_0.shape, device=ddpm.device, generator=generator)
+    times = [int(part * ddpm.n_timesteps) for part in MARKS]
+    forward = [ddpm.q_sample(x_0, t, noise) for t in times]
+    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator,
+                                       **sampler(distribution))  # fmt: skip
+    for name, points, order, colour in (
+        ("forward_process.png", forward, times, BLUE),
+        ("backward_process.png", backward, times[::-1], RED),
+    ):
+        figure, all_axes = _page(len(MARKS), size=2.9)
+        for axes, x_t, t in zip(all_axes, points, order):
+            _scatter(axes, x_t, colour)
+            _panel(axes, f"t = {t} ({t / ddpm.n_timesteps:.0%} of T)", 3)
+        _write(figure, log_dir / name)
+
+
+def plot_field(path: Path, ddpm: DDPM, distribution: Distribution, seed: int) -> None:
+    """Write where the model sends x_t: arrows -eps(x_t, t), the direction of the score, over points of q(x_t).
+
+    -eps is the score times sqrt(1 - alpha_bar_t) (Ho et al. 2020, section 3.2), so that lengths compare between times.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = distribution.sample(N_SAMPLES, generator)
+    x_0, noise = x_0.to(ddpm.device), torch.randn(x_0.shape, generator=generator).to(ddpm.device)
+    side, limit = torch.linspace(-1.4, 1.4, 29), 1.5
+    grid = torch.cartesian_prod(side, side).to(ddpm.device)
+    figure, all_axes = _page(len(FIELD_MARKS), size=4.4)
+    for axes, part in zip(all_axes, FIELD_MARKS):
+        t = max(1, round(part * ddpm.n_timesteps))
+        with torch.inference_mode():
+            arrows = -ddpm.eps(grid, t).cpu()
+        _scatter(axes, ddpm.q_sample(x_0, t, noise), "#9db8d6", alpha=0.6)
+        axes.quiver(*grid.cpu().numpy().T, *arrows.numpy().T, color=RED, angles="xy", scale=45, width=0.003)
+        _panel(axes, f"t = {t} ({t / ddpm.n_timesteps:.0%} of T): $-\\epsilon(x_t, t)$ over $q(x_t)$", limit)
+    _write(figure, path)

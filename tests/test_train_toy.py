@@ -1,0 +1,165 @@
+"""train_toy.py, run for real on a few hundred points."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sys
+from unittest import mock
+
+import imageio.v2 as imageio
+import pytest
+import torch
+
+import checkpoint
+import point_figures
+import sample
+import train_toy
+import trainer
+from cli import run_script
+from points import Chequerboard
+from trainer import Trainer
+
+TINY = "--num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
+FIGURES = {"samples.png", "forward_process.png", "backward_process.png", "vector_field.png", "loss.png"}
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    monkeypatch.setattr(point_figures, "N_SAMPLES", 200)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """For tests of the training: drawing takes most of the time."""
+    for module, name in ((point_figures, "plot_processes"), (point_figures, "plot_field"), (trainer, "plot_loss")):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    monkeypatch.setattr(point_figures, "plot_samples", lambda *_, **__: None)
+
+
+def run(script, words):
+    with mock.patch.object(sys, "argv", [f"{script.__name__}.py", *words.split(), "--device", "cpu"]):
+        try:
+            run_script(script.main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def toy(log_dir, more=""):
+    return run(train_toy, f"{TINY} --log_dir {log_dir} {more}")
+
+
+def names(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def same_training(a, b):
+    a, b = (checkpoint.load(folder / "checkpoint.pt") for folder in (a, b))
+    return a["step"] == b["step"] and all(torch.equal(a["average"][name], b["average"][name]) for name in a["average"])
+
+
+@pytest.mark.parametrize("data", ["chequerboard", "two_gaussians"])
+def test_leaves_a_complete_folder(tmp_path, data):
+    log_dir = tmp_path / "log"
+    assert toy(log_dir, f"--data {data}") == 0
+    expected = FIGURES | {"config.json", "metrics.csv", "metrics.json", "report.html", "train.log", "checkpoint.pt"}
+    assert expected | {"model_step3.pt", "model_step6.pt", "model_step7.pt"} == names(log_dir)
+    assert all(imageio.imread(log_dir / name).std() > 10 for name in FIGURES)
+    assert [row["step"] for row in csv.DictReader(open(log_dir / "metrics.csv"))] == [str(s) for s in range(1, 8)]
+    entries = json.loads((log_dir / "metrics.json").read_text())
+    assert [entry["model"] for entry in entries] == ["model_step3.pt", "model_step6.pt", "model_step7.pt"]
+    for entry in entries:
+        of_model, of_data = entry["results"]
+        assert of_model["points"] == "fourier network" and of_model["n_points"] == 200
+        assert 0 < of_data["energy_distance"] < of_model["energy_distance"]
+        assert of_data.get("on_permitted_squares") == (1 if data == "chequerboard" else None)
+        assert ("clip_x0=True" in entry["sampler"]) == (data == "chequerboard")  # only there are the data bounded
+    page = (log_dir / "report.html").read_text()
+    assert "vector_field.png" in page and "Points of the plane" in page and "finished 7 of 7 steps" in page
+    ddpm, content = checkpoint.load_model(log_dir / "model_step7.pt", torch.device("cpu"))
+    assert ddpm.nn_model.size == (2,) and content["class_names"] == [] and content["arguments"]["dataset"] == data
+
+
+def test_resumes_exactly(tmp_path, no_figures):
+    assert toy(tmp_path / "whole") == 0
+    assert toy(tmp_path / "parts", "--train_steps 5") == 0  # in the middle of an epoch of 3 steps
+    assert toy(tmp_path / "parts", "--resume") == 0
+    assert same_training(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, capsys, no_figures):
+    """SIGTERM in the second of the three trainings; the same command with --resume gives what one go would have."""
+    assert toy(tmp_path / "whole", "--network all") == 0
+    whole = tmp_path / "whole"
+    assert "networks.png" in names(whole) and "networks.png" in (whole / "report.html").read_text()
+    folders = [".", "network_residual", "network_plain"]
+    kinds = [json.loads((whole / f / "config.json").read_text())["arguments"]["network"] for f in folders]
+    assert kinds == ["fourier", "residual", "plain"]
+
+    original = Trainer.train_step
+
+    def stopped(self):
+        original(self)
+        if self.args.network == "residual" and self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopped)
+        assert toy(parts, "--network all") == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
+    assert "network_plain" not in names(parts)
+    assert toy(parts, "--network all --resume") == 0
+    assert all(same_training(whole / folder, parts / folder) for folder in folders)
+    assert (whole / "networks.png").read_bytes() == (parts / "networks.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ("--data circles", "invalid choice"),
+        ("--network deep", "invalid choice"),
+        ("--n_points 0", "must be at least 1"),
+        ("--num_hidden 0", "must be at least 1"),
+        ("--flip on", "unrecognized arguments"),
+    ],
+)
+def test_wrong_calls_are_one_line_and_leave_nothing(tmp_path, capsys, more, words):
+    assert toy(tmp_path / "log", more) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "log").exists()
+
+
+def test_resuming_with_other_arguments_is_refused(tmp_path, capsys, no_figures):
+    assert toy(tmp_path / "log", "--train_steps 2") == 0
+    before = (tmp_path / "log" / "checkpoint.pt").read_bytes()
+    for more, words in (
+        ("--network plain", "--network was fourier, is plain"),
+        ("--data two_gaussians", "--dataset was chequerboard, is two_gaussians"),
+        ("--n_points 50", "--n_points was 100, is 50"),
+    ):
+        assert toy(tmp_path / "log", f"{more} --resume") == 2 and words in capsys.readouterr().err
+    assert (tmp_path / "log" / "checkpoint.pt").read_bytes() == before
+
+
+def test_defaults_name_the_folder_after_the_data():
+    arguments = train_toy.parser().parse_args([])
+    assert (arguments.dataset, arguments.network, arguments.n_timesteps) == ("chequerboard", "fourier", 100)
+    assert str(train_toy.log_dir_of(arguments)) == os.path.join("log", "log_toy_chequerboard")
+
+
+def test_sample_py_has_no_pictures_of_points(tmp_path, capsys, no_figures):
+    assert toy(tmp_path / "log", "--train_steps 1") == 0
+    assert run(sample, f"{tmp_path / 'log' / 'model_step1.pt'} --out {tmp_path / 'out'}") == 2
+    assert "draws no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_measuring_counts_permitted_squares():
+    board = Chequerboard()
+    true = board.sample(300, torch.Generator().manual_seed(0))
+    measured = point_figures.measure(torch.cat([true, true + torch.tensor([0.5, 0.0])]), board, seed=0)
+    assert measured["n_points"] == 600 and measured["on_permitted_squares"] == pytest.approx(0.5)
+    assert measured["energy_distance"] > 0.01 > point_figures.measure(true, board, seed=0)["energy_distance"]
+    assert point_figures.in_words(measured).startswith("50.0% on permitted squares, energy distance ")

@@ -1,0 +1,124 @@
+"""Train a DDPM on points of the plane whose density is known, and fill a log folder.
+
+    python train_toy.py                                  # a sharp chequerboard, log/log_toy_chequerboard
+    python train_toy.py --data two_gaussians
+    python train_toy.py --network all                    # the three networks, and networks.png to compare them
+    python train_toy.py --n_timesteps 500 --log_dir log/toy500
+    python train_toy.py --resume                         # the same command after an interruption
+
+`--network plain` is the exercise's network; `residual` and `fourier` are answers to its question how the architecture
+can improve the fit (see networks/fc.py). With `all` the first of them, fourier, is trained in the log folder itself, the
+others in network_plain and network_residual inside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+from pathlib import Path
+
+import torch
+
+import checkpoint
+from cli import (
+    HelpFormatter,
+    add_method_arguments,
+    add_running_arguments,
+    number,
+    pick_amp,
+    pick_device,
+    run_script,
+    whole,
+)
+from point_figures import draw_point_run, draw_points, in_words, measure, plot_samples
+from points import DISTRIBUTIONS, PointSet
+from report import write_report
+from trainer import VALIDATION_IMAGES, Trainer, plain_arguments
+
+NETWORKS = ("fourier", "residual", "plain")  # the first is trained in the log folder itself
+EXPECTED = (
+    "The loss falls fast at first and then hardly at all: most of the noise of a point cannot be known. Judge progress by "
+    "the samples, and by the energy distance, which for true points stands beside it."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("the exercise's arguments").add_argument
+    add("--data", choices=sorted(DISTRIBUTIONS), default="chequerboard", dest="dataset", help="which distribution")
+    add("--network", choices=[*NETWORKS, "all"], default="fourier", help="the kind of network; all: compare them")
+    add("--num_hidden", type=whole(1), default=64, help="width of the network's hidden layers")
+    add("--n_blocks", type=whole(1), default=3, help="of `residual` and `fourier`: residual blocks")
+    add("--n_frequencies", type=whole(1), default=6, help="of `fourier`: frequencies of each coordinate")
+    add("--n_timesteps", type=whole(1), default=100, help="T, the number of diffusion steps")
+    add("--n_points", type=whole(1), default=100_000, help="points to train on, drawn once")
+    add("--batch_size", type=whole(1), default=512, help="points per training step")
+    add("--train_steps", type=whole(1), default=15_000, help="length of the training")
+    add("--save_and_sample_every", type=whole(1), default=5000, metavar="S",
+        help="model and samples every S steps, and at the end")  # fmt: skip
+    add("--l_rate", type=number(0, 1e30, open_ends=True), default=4e-3, help="learning rate of Adam, constant")
+    add("--log_dir", type=Path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
+    add_method_arguments(parser, images=False)
+    add_running_arguments(parser)
+    # A network this small gains nothing by bfloat16, whose 8 bits would blur the edges of the squares.
+    parser.set_defaults(schedule="cosine", ema=0.9995, amp="off")
+    return parser
+
+
+def train_one(args: argparse.Namespace) -> Trainer:
+    """Train the network of args.network in args.log_dir, to the end."""
+    device = pick_device(args.device)
+    distribution = DISTRIBUTIONS[args.dataset]()
+    layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
+    network_arguments = {"input_dim": 2, "kind": args.network, **layers}
+    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
+    spec = {"network": "fc", "network_arguments": network_arguments, "ddpm": ddpm_arguments}
+    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
+    ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
+
+    generator = torch.Generator().manual_seed(args.seed)
+    train_set, val_set = (
+        PointSet(distribution.sample(n, generator), args.dataset) for n in (args.n_points, VALIDATION_IMAGES)
+    )
+    defaults = {**plain_arguments(parser().parse_args([])), "log_dir": str(log_dir_of(args))}
+    draw = functools.partial(draw_point_run, distribution=distribution)
+    run = Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw)
+    run.run()
+    return run
+
+
+def train_all(args: argparse.Namespace) -> None:
+    """Train the three networks one after the other, and put their samples side by side in networks.png."""
+    panels = []
+    distribution = DISTRIBUTIONS[args.dataset]()
+    for network in NETWORKS:
+        one = copy.copy(args)
+        one.network = network
+        if network != NETWORKS[0]:
+            one.log_dir = args.log_dir / f"network_{network}"
+        run = train_one(one)
+        samples = draw_points(run.averaged, distribution, run.seed_for_pictures())
+        n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
+        words = in_words(measure(samples, distribution, run.seed_for_pictures()))
+        panels.append((f"{network}: {n_parameters:,} parameters\n{words}", samples))
+    plot_samples(args.log_dir / "networks.png", distribution, panels[::-1])
+    write_report(args.log_dir)
+
+
+def log_dir_of(args: argparse.Namespace) -> Path:
+    return args.log_dir or Path("log") / f"log_toy_{args.dataset}"
+
+
+def main() -> None:
+    args = parser().parse_args()
+    args.flip = "off"  # the trainer asks; points have no left and right
+    args.log_dir = log_dir_of(args)
+    if args.network == "all":
+        train_all(args)
+    else:
+        train_one(args)
+
+
+if __name__ == "__main__":
+    run_script(main)
