@@ -48,7 +48,7 @@ except RuntimeError as error:  # such as "operator torchvision::nms does not exi
         "install both anew, by `pip install --force-reinstall torch torchvision`"
     ) from None
 
-__all__ = ["DataError", "ImageSet", "load", "one_hot", "render_digits", "to_float", "to_uint8"]
+__all__ = ["DataError", "ImageSet", "dequantise", "load", "one_hot", "render_digits", "to_float", "to_uint8"]
 
 
 # ---- Pixel values and classes ----------------------------------------------------------------------------------------
@@ -57,6 +57,15 @@ __all__ = ["DataError", "ImageSet", "load", "one_hot", "render_digits", "to_floa
 def to_float(images: Tensor) -> Tensor:
     """Pixels for the network: uint8 0..255, any shape -> float32 in [-1, 1]. The only place that converts this way."""
     return images.to(torch.float32) / 127.5 - 1.0
+
+
+def dequantise(y: Tensor, u: Tensor) -> Tensor:
+    """8-bit images as continuous ones: the level k becomes (k + u) / 256, scaled to [-1, 1).
+
+    y: float images of `to_float`; u: like y, uniform on [0, 1). A density of the result bounds the probabilities of the
+    levels (Theis et al. 2016, arXiv:1511.01844, section 3.1), where one of the levels themselves could grow for ever.
+    """
+    return ((y + 1.0) * 127.5 + u) / 128.0 - 1.0
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 
 import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
-from datasets import ImageSet
+from datasets import ImageSet, dequantise
 from ddpm import DDPM
 from log_folder import LogFolder
 from moving_average import MovingAverage
@@ -45,7 +45,8 @@ class Trainer:
     A run is counted in epochs (args.n_epochs, pictures every args.save_every) or in steps (args.train_steps, pictures
     every args.save_and_sample_every). `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's
     default arguments) and `expected` (what a healthy run looks like) are for config.json and the report.
-    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py).
+    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py). `dequantised`: train on
+    images that `datasets.dequantise` made continuous (validation sees the 8-bit images, as for every other model).
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Trainer:
         defaults: dict[str, Any],
         expected: str,
         draw: Callable[[Trainer], None],
+        dequantised: bool = False,
     ):
         self.ddpm, self.spec, self.args = ddpm, spec, args
-        self.defaults, self.expected, self.draw = defaults, expected, draw
+        self.defaults, self.expected, self.draw, self.dequantised = defaults, expected, draw, dequantised
         self.device = ddpm.device
         self.train_set, self.val_set = train_set.to(self.device), val_set.to(self.device)
         self.log_dir = Path(args.log_dir)
@@ -130,6 +132,8 @@ class Trainer:
         if self.args.flip == "on":
             flip = torch.rand(self.batch_size, device=self.device, generator=self.generator) < 0.5
         y, c = self.batch(self.train_set, self.order[i * self.batch_size : (i + 1) * self.batch_size], flip)
+        if self.dequantised:
+            y = dequantise(y, torch.rand(y.shape, device=self.device, generator=self.generator))
         t, noise, c = self.ddpm.draw(y, c, self.generator)
 
         losses = self.training_losses(y, c, t, noise)  # [N]
@@ -295,6 +299,7 @@ class Trainer:
                 "train_images": len(self.train_set),
                 "val_images": min(VALIDATION_IMAGES, len(self.val_set)),
                 "classes": self.train_set.class_names,
+                "dequantised": self.dequantised,
             },
             "n_parameters": sum(p.numel() for p in self.ddpm.nn_model.parameters()),
             "spec": self.spec,
