@@ -39,6 +39,26 @@ def seed_for(seed: int, stream: int, index: int = 0) -> int:
     return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]) >> 1
 
 
+@torch.inference_mode()
+def validation_loss(ddpm: DDPM, images: ImageSet, classes: bool, seed: int, batch_size: int = 256) -> float:
+    """Mean loss on the first VALIDATION_IMAGES images, with the same t and noise for every model that has this seed.
+
+    The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped. classes: whether the
+    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
+    """
+    n = min(VALIDATION_IMAGES, len(images))
+    generator = torch.Generator().manual_seed(seed_for(seed, VALIDATION))
+    spread = torch.arange(n) * ddpm.n_timesteps // n + 1
+    t = spread[torch.randperm(n, generator=generator)].to(ddpm.device)
+    noise = torch.randn(n, *images.images.shape[1:], generator=generator).to(ddpm.device)
+    ddpm.eval()
+    losses = []
+    for part in torch.arange(n).split(batch_size):
+        y, c = images.batch(part)
+        losses.append(ddpm.training_losses(y, c if classes else None, t[part], noise[part]))
+    return torch.cat(losses).cpu().double().mean().item()
+
+
 class Trainer:
     """Trains `ddpm` as `args` say, and keeps the log folder.
 
@@ -215,23 +235,9 @@ class Trainer:
         if row["seconds"] > WATCHED and not self.pictures_due():
             self.make_report()
 
-    @torch.inference_mode()
     def validate(self) -> float:
-        """Mean loss of the averaged weights on the first test images, with the same t and noise every time.
-
-        The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped.
-        """
-        n = min(VALIDATION_IMAGES, len(self.val_set))
-        generator = torch.Generator().manual_seed(seed_for(self.args.seed, VALIDATION))
-        spread = torch.arange(n) * self.ddpm.n_timesteps // n + 1
-        t = spread[torch.randperm(n, generator=generator)].to(self.device)
-        noise = torch.randn(n, *self.val_set.images.shape[1:], generator=generator).to(self.device)
-        self.averaged.eval()
-        losses = []
-        for part in torch.arange(n).split(self.args.batch_size):
-            y, c = self.batch(self.val_set, part)
-            losses.append(self.averaged.training_losses(y, c, t[part], noise[part]))
-        return torch.cat(losses).cpu().double().mean().item()
+        """The validation loss of the averaged weights."""
+        return validation_loss(self.averaged, self.val_set, self.classes, self.args.seed, self.args.batch_size)
 
     # ---------------------------------------------------------------------------------------------- the log folder
 
