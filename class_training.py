@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cli import (
     whole,
 )
 from figures import draw_class_run
+from networks import fc
 from trainer import Trainer, plain_arguments
 
 
@@ -47,13 +49,20 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
     add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
     add("--limit", type=whole(1), default=None, metavar="N", help="train on the first N images only")
+    add("--dequantise", choices=["off", "on", "auto"], default="auto",
+        help="train on (x * 255 + u) / 256 in place of x in [0, 1], u uniform and new in every step; auto: with `fc`, as "
+        "its exercise has it. Validation and evaluate.py see the 8-bit images all the same, so that models compare")  # fmt: skip
 
     add = parser.add_argument_group("network").add_argument
-    add("--network", choices=["conditional_unet", "unet"], default="conditional_unet",
-        help="the exercise's U-Net, or the larger kind with residual blocks and attention")  # fmt: skip
+    add("--network", choices=["conditional_unet", "unet", "fc"], default="conditional_unet",
+        help="the exercise's U-Net; the larger kind with residual blocks and attention; or fully connected layers")  # fmt: skip
     add("--dim_mults", type=whole(1), nargs="+", default=[1, 2, 4], metavar="M",
         help="width of each level of `unet` as a multiple of n_features")  # fmt: skip
     add("--dropout", type=number(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
+    add("--fc_kind", choices=fc.KINDS, default="residual",
+        help="of `fc`: residual blocks with a way past them for the noise; these on waves of the input; or plain, the "
+        "exercise's two hidden layers, which cannot pass the noise of an image on and draw noise (see networks/fc.py)")  # fmt: skip
+    add("--num_hidden", type=whole(1), default=256, help="width of `fc`, which has no use for n_features")
 
     add_method_arguments(parser)
     add_running_arguments(parser)
@@ -75,6 +84,10 @@ def spec_of(args: argparse.Namespace) -> Spec:
     network_arguments = {"in_channels": args.im_channels, "n_classes": args.n_classes, "height": args.im_height}
     if args.network == "unet":
         network_arguments.update(dim=args.n_features, dim_mults=list(args.dim_mults), dropout=args.dropout)
+    elif args.network == "fc":
+        size = [args.im_channels, args.im_height, args.im_height]
+        network_arguments = {"input_dim": math.prod(size), "num_hidden": args.num_hidden, "n_classes": args.n_classes,
+                             "kind": args.fc_kind, "size": size, "skip": args.fc_kind != "plain"}  # fmt: skip
     else:
         network_arguments.update(n_features=args.n_features)
     names = ("n_timesteps", "drop_prob", "schedule", "loss")
@@ -100,4 +113,5 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
             for train, limit in ((True, args.limit), (False, None))
         )
     defaults = plain_arguments(parser.parse_args([]))
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run).run()
+    dequantised = args.dequantise == "on" or (args.dequantise == "auto" and args.network == "fc")
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run, dequantised).run()

@@ -54,6 +54,7 @@ __all__ = [
     "DataError",
     "ImageSet",
     "TwoGaussians",
+    "dequantise",
     "load",
     "one_hot",
     "render_digits",
@@ -68,6 +69,15 @@ __all__ = [
 def to_float(images: Tensor) -> Tensor:
     """Pixels for the network: uint8 0..255, any shape -> float32 in [-1, 1]. The only place that converts this way."""
     return images.to(torch.float32) / 127.5 - 1.0
+
+
+def dequantise(y: Tensor, u: Tensor) -> Tensor:
+    """8-bit images as continuous ones: the level k becomes (k + u) / 256, scaled to [-1, 1).
+
+    y: float images of `to_float`; u: like y, uniform on [0, 1). A density of the result bounds the probabilities of the
+    levels (Theis et al. 2016, arXiv:1511.01844, section 3.1), where one of the levels themselves could grow for ever.
+    """
+    return ((y + 1.0) * 127.5 + u) / 128.0 - 1.0
 
 
 def to_uint8(x: Tensor) -> Tensor:

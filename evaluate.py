@@ -42,13 +42,16 @@ from cli import (
 from completions import judge_completions, masked
 from datasets import ImageSet, one_hot
 from ddpm import DDPM
+from figures import bits_figure
 from inpainting import JUMP_LENGTH, MASKS, METHODS, mask_named
 from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
+from log_folder import free_names
 from measurements import Record, read_list
 from npz_images import read_npz
 from quality import NEIGHBOURS
 from reference import AT_ONCE, Reference, draw_samples
 from report import write_report
+from utils import write_csv
 
 # ------------------------------------------------------------------------------------------------ what the call means
 
@@ -139,7 +142,9 @@ def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.
 
 def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
     """The samples of a model, or what else the call asks for, against the data set that it was trained on."""
-    ddpm, content = checkpoint.load_model(args.source, device, pick_amp("auto", device), args.raw)
+    # A likelihood is measured in float32: bfloat16 cannot hold the little noise that decides its first terms.
+    amp_dtype = None if args.bits_per_dim else pick_amp("auto", device)
+    ddpm, content = checkpoint.load_model(args.source, device, amp_dtype, args.raw)
     steps = f"{ddpm.n_timesteps} steps"
     if args.n_steps:
         steps = f"{args.n_steps} of {steps}"
@@ -248,7 +253,11 @@ def measure_bits(
     args: argparse.Namespace,
     about: dict[str, Any],
 ) -> None:
-    """The variational bound (likelihood.py) of the first test images, of the p_theta that samples are drawn from."""
+    """The variational bound (likelihood.py) of the first test images, of the p_theta that samples are drawn from.
+
+    Of every model the discrete decoder on the 256 levels, also of one that was trained on dequantised images: the bound
+    is then one on the same probabilities, and comparable. The terms go into bits_per_dim_<model>.png and .csv.
+    """
     y, c = test_set.batch(torch.arange(min(args.bits_per_dim, len(test_set))))
     generator = torch.Generator(ddpm.device).manual_seed(args.seed)
     with Progress(math.ceil(len(y) / AT_ONCE) * ddpm.n_timesteps, "steps") as progress:
@@ -256,7 +265,7 @@ def measure_bits(
         bound = ddpm.variational_bound(
             y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance, **step
         )
-    terms = bound.terms.mean(dim=0) / (y[0].numel() * math.log(2))
+    terms = bound.terms.mean(dim=0) / (y[0].numel() * math.log(2))  # [T + 1]
     result = {
         "bits_per_dim": bound.bits_per_dim.mean().item(),
         "standard_error": bound.bits_per_dim.std().item() / math.sqrt(len(y)) if len(y) > 1 else None,
@@ -268,7 +277,12 @@ def measure_bits(
     print(f"bits per dimension of {of}: at most {result['bits_per_dim']:.4f} = {result['decoder']:.4f} (L_0, the "
           f"decoder) + {result['steps']:.4f} (L_1 .. L_{ddpm.n_timesteps - 1}, the steps) + {result['prior']:.2g} "
           f"(L_{ddpm.n_timesteps}, the prior)", flush=True)  # fmt: skip
-    Record(args.out, **about, measured="bits per dimension", bound_of=of).add(result)
+    with free_names(args.out.parent, f"bits_per_dim_{args.source.stem}", (".png", ".csv")) as paths:
+        write_csv(paths[1], [{"term": f"L_{k}", "bits_per_dim": bits} for k, bits in enumerate(terms.tolist())])
+        bits_figure(paths[0], terms.numpy(), f"{args.source.name}: at most {result['bits_per_dim']:.3f} bits per "
+                    f"dimension, {len(y)} test images")  # fmt: skip
+    result["figure"] = paths[0].name  # and beside it, as .csv, its numbers
+    Record(args.out, **about, measured="bits per dimension", bound_of=of, arithmetic="float32").add(result)
 
 
 def main() -> None:

@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from datasets import ImageSet, to_float
 from ddpm import DDPM
 from inpainting import JUMP_LENGTH, mask_named
-from utils import plot_animation, plot_groups, plot_image
+from utils import atomic_write, plot_animation, plot_groups, plot_image
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -225,3 +228,35 @@ def process_figures(
     _, backward = ddpm.reverse_process(forward[-1], times[-1], falling, progress, c=c, generator=generator, **step)
     title = f"p(x_t | x_{times[-1]}), from the noise above back to images"
     plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), None, title, len(images))
+
+
+def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:
+    """Write where the bits of a variational bound go: its terms over t, and their sum from t = 1 up to each t.
+
+    terms: float [T + 1], in bits per dimension: L_0, .., L_T (see likelihood.py). L_{t-1} stands at t; L_0, the
+    decoder's, and L_T, for which no network is asked, have marks of their own.
+    """
+    T = len(terms) - 1
+    t = np.arange(1, T + 1)
+    positive = np.where(terms > 0, terms, np.nan)  # the axis is logarithmic
+    figure = Figure(figsize=(11, 4.4), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.semilogy(t[1:], positive[1:T], color="#1f5fa8", linewidth=1.4, label="steps, $L_{t-1}$")
+    left.semilogy(1, positive[0], "s", color="#d1495b", markersize=6, label="decoder, $L_0$")
+    left.semilogy(T, positive[T], "^", color="#35a06b", markersize=7, label="prior, $L_T$")
+    right.semilogx(t, terms[:T].cumsum(), color="#1f5fa8", linewidth=1.6)
+    right.set_ylim(bottom=0)
+    left.set_title("Each term (log scale)", fontsize=11)
+    right.set_title("$L_0 + L_1 + .. + L_{t-1}$", fontsize=11)
+    for axes in (left, right):
+        axes.set_xlabel("t")
+        axes.set_ylabel("bits per dimension")
+        axes.grid(True, color="#e4e4e4", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=9)
+    right.xaxis.set_major_formatter("{x:g}")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.tight_layout()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)

@@ -1,12 +1,14 @@
-"""The folder of one run: who may write there, what it says of itself, and the lines it prints."""
+"""The folder of one run: who may write there and under which names, what it says of itself, the lines it prints."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Iterator, Sequence
 
 from cli import CallError, live_line
 from utils import write_json
@@ -29,6 +31,29 @@ def hold(file: Path) -> IO[str] | None:
     except OSError:
         pass  # a file system without locks
     return log
+
+
+@contextlib.contextmanager
+def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
+    """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
+
+    An empty file holds the first name until the block has written it, so that two processes never get the same. A block
+    that ends otherwise, also by a signal (see `ended_by_signals`), frees the name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        name = stem if n == 1 else f"{stem}_{n}"
+        paths = [folder / (name + suffix) for suffix in suffixes]
+        if any(path.exists() for path in [*paths, *([folder / (name + beside)] if beside else [])]):
+            continue
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            open(paths[0], "x").close()
+            break
+    try:
+        yield paths
+    finally:
+        if paths[0].exists() and not paths[0].stat().st_size:
+            paths[0].unlink()
 
 
 class LogFolder:

@@ -32,7 +32,8 @@ KINDS = {
     "bits per dimension": (
         "Likelihood of test images",
         "Bits per dimension: the variational bound on the negative log-likelihood, on average at least that; fewer are "
-        "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T).",
+        "better. It is the sum of decoder (L_0), steps (L_1 to L_T-1) and prior (L_T). The figure shows every term, and "
+        "the .csv beside it has the numbers.",
     ),
 }
 FIRST = "model step images points n_images n_points guidance_weight judge_accuracy frechet_distance precision recall fid".split()
@@ -45,6 +46,7 @@ FROM_RUN = (
     "judge_accuracy_on_the_whole_images",
     "accuracy_of_a_judge_that_sees_the_visible_part",
     "weights",
+    "arithmetic",
     "sampler",
 )
 CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference")

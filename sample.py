@@ -16,13 +16,11 @@ The model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
 import math
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 
@@ -49,6 +47,7 @@ from datasets import one_hot, to_float
 from ddpm import DDPM
 from figures import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
 from image_files import read_images, read_mask
+from log_folder import free_names
 from report import write_report
 from signals import ended_by_signals
 from utils import plot_animation, plot_image
@@ -326,29 +325,6 @@ def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
     more = (*more, *([f"{args.n_steps} steps"] if args.n_steps else []))
     more = (*more, *([f"guidance weight {args.g_weight:g}"] if weight else []), f"seed {args.seed}")
     return ", ".join([args.model.name, *(["raw weights"] if args.raw else []), *more])
-
-
-@contextlib.contextmanager
-def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
-    """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
-
-    An empty file holds the first name until the block has written it, so that two processes never get the same. A block
-    that ends otherwise, also by a signal (see `ended_by_signals`), frees the name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for n in itertools.count(1):
-        name = stem if n == 1 else f"{stem}_{n}"
-        paths = [folder / (name + suffix) for suffix in suffixes]
-        if any(path.exists() for path in [*paths, *([folder / (name + beside)] if beside else [])]):
-            continue
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            open(paths[0], "x").close()
-            break
-    try:
-        yield paths
-    finally:
-        if paths[0].exists() and not paths[0].stat().st_size:
-            paths[0].unlink()
 
 
 def refuse_nan(network: torch.nn.Module, inputs: Any, eps: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ import torch
 
 import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
-from datasets import ImageSet
+from datasets import ImageSet, dequantise
 from ddpm import DDPM
 from log_folder import LogFolder
 from moving_average import MovingAverage
@@ -39,13 +39,34 @@ def seed_for(seed: int, stream: int, index: int = 0) -> int:
     return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]) >> 1
 
 
+@torch.inference_mode()
+def validation_loss(ddpm: DDPM, images: ImageSet, classes: bool, seed: int, batch_size: int = 256) -> float:
+    """Mean loss on the first VALIDATION_IMAGES images, with the same t and noise for every model that has this seed.
+
+    The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped. classes: whether the
+    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
+    """
+    n = min(VALIDATION_IMAGES, len(images))
+    generator = torch.Generator().manual_seed(seed_for(seed, VALIDATION))
+    spread = torch.arange(n) * ddpm.n_timesteps // n + 1
+    t = spread[torch.randperm(n, generator=generator)].to(ddpm.device)
+    noise = torch.randn(n, *images.images.shape[1:], generator=generator).to(ddpm.device)
+    ddpm.eval()
+    losses = []
+    for part in torch.arange(n).split(batch_size):
+        y, c = images.batch(part)
+        losses.append(ddpm.training_losses(y, c if classes else None, t[part], noise[part]))
+    return torch.cat(losses).cpu().double().mean().item()
+
+
 class Trainer:
     """Trains `ddpm` as `args` say, and keeps the log folder.
 
     A run is counted in epochs (args.n_epochs, pictures every args.save_every) or in steps (args.train_steps, pictures
     every args.save_and_sample_every). `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's
     default arguments) and `expected` (what a healthy run looks like) are for config.json and the report.
-    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py).
+    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py). `dequantised`: train on
+    images that `datasets.dequantise` made continuous (validation sees the 8-bit images, as for every other model).
     """
 
     def __init__(
@@ -58,9 +79,10 @@ class Trainer:
         defaults: dict[str, Any],
         expected: str,
         draw: Callable[[Trainer], None],
+        dequantised: bool = False,
     ):
         self.ddpm, self.spec, self.args = ddpm, spec, args
-        self.defaults, self.expected, self.draw = defaults, expected, draw
+        self.defaults, self.expected, self.draw, self.dequantised = defaults, expected, draw, dequantised
         self.device = ddpm.device
         self.train_set, self.val_set = train_set.to(self.device), val_set.to(self.device)
         self.log_dir = Path(args.log_dir)
@@ -130,6 +152,8 @@ class Trainer:
         if self.args.flip == "on":
             flip = torch.rand(self.batch_size, device=self.device, generator=self.generator) < 0.5
         y, c = self.batch(self.train_set, self.order[i * self.batch_size : (i + 1) * self.batch_size], flip)
+        if self.dequantised:
+            y = dequantise(y, torch.rand(y.shape, device=self.device, generator=self.generator))
         t, noise, c = self.ddpm.draw(y, c, self.generator)
 
         losses = self.training_losses(y, c, t, noise)  # [N]
@@ -211,23 +235,9 @@ class Trainer:
         if row["seconds"] > WATCHED and not self.pictures_due():
             self.make_report()
 
-    @torch.inference_mode()
     def validate(self) -> float:
-        """Mean loss of the averaged weights on the first test images, with the same t and noise every time.
-
-        The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped.
-        """
-        n = min(VALIDATION_IMAGES, len(self.val_set))
-        generator = torch.Generator().manual_seed(seed_for(self.args.seed, VALIDATION))
-        spread = torch.arange(n) * self.ddpm.n_timesteps // n + 1
-        t = spread[torch.randperm(n, generator=generator)].to(self.device)
-        noise = torch.randn(n, *self.val_set.images.shape[1:], generator=generator).to(self.device)
-        self.averaged.eval()
-        losses = []
-        for part in torch.arange(n).split(self.args.batch_size):
-            y, c = self.batch(self.val_set, part)
-            losses.append(self.averaged.training_losses(y, c, t[part], noise[part]))
-        return torch.cat(losses).cpu().double().mean().item()
+        """The validation loss of the averaged weights."""
+        return validation_loss(self.averaged, self.val_set, self.classes, self.args.seed, self.args.batch_size)
 
     # ---------------------------------------------------------------------------------------------- the log folder
 
@@ -295,6 +305,7 @@ class Trainer:
                 "train_images": len(self.train_set),
                 "val_images": min(VALIDATION_IMAGES, len(self.val_set)),
                 "classes": self.train_set.class_names,
+                "dequantised": self.dequantised,
             },
             "n_parameters": sum(p.numel() for p in self.ddpm.nn_model.parameters()),
             "spec": self.spec,

@@ -252,7 +252,7 @@ def plot_groups(
     Args:
         path: the PNG to write.
         groups: (label, images) from top to bottom. The images are as in `plot_image`, of one size in all groups; an
-            empty label takes no room.
+            empty label takes no room, and one of several lines more.
         heads: what stands above the columns of the first group, or a list of such heads for each group.
         title: one line above everything.
         n_columns: by default one column per head, else as many as make the first group square.
@@ -280,7 +280,7 @@ def plot_groups(
     scale = max(1, math.ceil(24 / min(height, width)), most)
     gap, margin, size = 3, 14, 14
     tiles = [_tile(array, n_columns, scale, gap) for array in arrays]
-    label_width = max(_text_width(label, size) if label else 0 for label, _ in groups)
+    label_width = max((_text_width(line, size) for label, _ in groups for line in label.splitlines()), default=0)
     left = margin + label_width + 12 if label_width else margin
     page_width = left + tiles[0].shape[1] + margin
     texts, top = [], margin

@@ -109,6 +109,9 @@ class FcNetwork(nn.Module):
         size: shape of one sample, such as (1, 28, 28); None: (input_dim,). Images are flattened on the way in, and the
             noise is given the shape of the image on the way out.
         n_blocks: residual blocks; n_frequencies: of each input number, in 'fourier'. 'plain' has neither.
+        skip: add g(t) x_t to the answer, with a learnt number g(t). At high t the noise is nearly x_t itself, which
+            layers narrower than the image cannot pass on: num_hidden of its input_dim numbers at best. Beside them it
+            passes, and what is left to the layers is the image, which takes far fewer numbers to describe.
 
     Raises ValueError for what does not fit, here and in `forward`.
     """
@@ -122,6 +125,7 @@ class FcNetwork(nn.Module):
         size: Sequence[int] | None = None,
         n_blocks: int = 3,
         n_frequencies: int = 3,
+        skip: bool = False,
     ):
         super().__init__()
         counts = {
@@ -146,6 +150,8 @@ class FcNetwork(nn.Module):
         else:
             frequencies = n_frequencies if kind == "fourier" else 0
             self.layers = ResidualLayers(input_dim, num_hidden, self.n_classes, n_blocks, frequencies)
+        last = zero_init(nn.Linear(TIME_DIM, 1))
+        self.gain = nn.Sequential(nn.Linear(TIME_DIM, TIME_DIM), nn.SiLU(), last) if skip else None
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """eps(x_t, t, c), shaped like x.
@@ -165,4 +171,7 @@ class FcNetwork(nn.Module):
             c = x.new_zeros(n, self.n_classes)
         if tuple(c.shape) != (n, self.n_classes):
             raise ValueError(f"c must be [{n}, {self.n_classes}], not {list(c.shape)}")
-        return self.layers(x.flatten(1), t.view(n, 1), c).view(x.shape)
+        eps = self.layers(x.flatten(1), t.view(n, 1), c)
+        if self.gain is not None:
+            eps = eps + self.gain(timestep_embedding(t.flatten(), TIME_DIM)).to(x.dtype) * x.flatten(1)
+        return eps.view(x.shape)

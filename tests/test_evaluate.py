@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
@@ -355,7 +357,7 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
     assert found["bits_per_dim"] == pytest.approx(found["decoder"] + found["steps"] + found["prior"])
     assert all(f"{found[part]:.4f}" in line for part in ("bits_per_dim", "decoder", "steps")) and "the prior" in line
 
-    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
+    ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU)  # in float32, whatever the processor has
     test_set = datasets.load("mnist", data_dir, train=False)
     y, c = test_set.batch(torch.arange(6))
     bound = ddpm.variational_bound(y, c, torch.Generator().manual_seed(3), batch_size=4)
@@ -365,7 +367,18 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
     kept = ddpm.alpha_bar_t[-1].item()  # KL(N(sqrt(kept) x, (1 - kept) I) || N(0, I)), of each number
     prior = (kept * y.square().mean().item() + (1 - kept) - 1 - math.log(1 - kept)) / 2 / math.log(2)
     assert found["prior"] == pytest.approx(prior, rel=1e-4)
-    assert judged("--bits_per_dim 6 --seed 3")[1][1] == measured
+    with open(tmp_path / "bits_per_dim_model_epoch3.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["term"] for row in rows] == [f"L_{k}" for k in range(9)]
+    terms = [float(row["bits_per_dim"]) for row in rows]
+    assert terms == pytest.approx((bound.terms.mean(dim=0) / 784 / math.log(2)).tolist(), rel=1e-5)
+    assert found["figure"] == "bits_per_dim_model_epoch3.png" and measured["arithmetic"] == "float32"
+    again = judged("--bits_per_dim 6 --seed 3")[1][1]
+    assert again["results"][0].pop("figure") == "bits_per_dim_model_epoch3_2.png"  # none is overwritten
+    assert again == {**measured, "results": [{name: found[name] for name in found if name != "figure"}]}
+    for name in ("bits_per_dim_model_epoch3.png", "bits_per_dim_model_epoch3_2.png"):
+        assert (imageio.imread(tmp_path / name) < 128).any()
+        assert name in write_report(tmp_path).read_text()
     assert judged("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
     assert judged("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
 

@@ -1,0 +1,148 @@
+"""The free-standing functions of the exercise sheets, and where this suite has what the sheets name.
+
+    from sheets import sample, sample_xt, train, train_classconditional
+
+    ddpm = DDPM(UNet(in_channels=1, n_features=32, n_classes=10, height=28), device=device)
+    optim = torch.optim.Adam(ddpm.parameters(), lr=3e-4)
+    losses = train_classconditional(ddpm, loader, 20, optim, device)     # loader: an ordinary DataLoader of (x, label)
+    x = sample(ddpm, 4, classes=[3, 8])                                  # [8, 1, 28, 28]: 3 8 3 8 3 8 3 8
+
+Conventions: t counts from 1 to T, and t = 0 is clean data. So a table over time has T + 1 entries and is indexed by t:
+alphaBars[0] = 1, alphaBars[t] = alpha_1 ... alpha_t. (Where a sheet counts t from 0 to T - 1, its t is ours minus 1.)
+Images are float in [-1, 1]: after `transforms.ToTensor()` they need `transforms.Normalize(0.5, 0.5)`.
+
+Every line of this table is run by tests/test_sheets.py. There ddpm is a DDPM with T = ddpm.n_timesteps, x0 a batch
+[N, *size], t int64 [N] (or one int) in 1..T, noise like x0, c [N, n_classes], shape = (N, *size), y and ymask as
+`DDPM.complete_image` takes them.
+
+| name in a sheet | in this suite | what it is |
+|---|---|---|
+| `ddpm_schedule` | `DDPM.ddpm_schedule(beta1, beta2, T)` | dict of tables over time, each [T + 1] |
+| `betas` | `ddpm.sqrt_beta_t ** 2` | [T + 1], 0 at t = 0 |
+| `alphas` | `ddpm.alpha_t` | [T + 1], 1 at t = 0 |
+| `alphaBars`, `alphas_cumprod` | `ddpm.alpha_bar_t` | [T + 1], 1 at t = 0 |
+| `sample_xt` | `sample_xt(x0, t, noise, ddpm.alpha_bar_t)` | x_t with the noise given; this file |
+| `q_sample`, `q` | `ddpm.q_sample(x0, t, noise)` | the same from a DDPM's own tables |
+| `q_posterior` | `ddpm.q_posterior(x0, x_t, t)` | mean and variance of q(x_{t-1} given x_t, x_0) |
+| `reverse_q`, `p_sample` | `ddpm.p_sample(x_t, 3)` | one reverse step, x_{t-1} drawn; t an int |
+| `p_sample_loop` | `ddpm.reverse_process(x_T, T)[0]` | all reverse steps from given noise |
+| `sample(shape)` | `ddpm.sample(shape[0], shape[1:], classes=None)[0]` | all reverse steps from new noise |
+| `sample(ddpm, n, classes)` | `sample(ddpm, 2, classes=[3, 8])` | n of each class; this file |
+| `p_loss`, `p_losses` | `ddpm.training_losses(x0, c, t, noise).mean()` | the loss at given t and noise, a scalar |
+| `loss`, `forward` | `ddpm(x0, c)` | the training loss, t, noise and dropped classes drawn; a scalar |
+| `negative_elbo` | `ddpm.negative_elbo(x0)` | the simplified objective of each sample, [N] |
+| `elbo`, L_0 .. L_T | `ddpm.variational_bound(x0, decoder="gaussian").terms` | the full bound, [N, T + 1] nats |
+| `complete_image` | `ddpm.complete_image(y, ymask)` | a sample whose known pixels are those of y |
+| `train` | `train(ddpm, loader, 1, optim, "cpu")` | without classes; this file |
+| `train_classconditional` | `train_classconditional(ddpm, loader, 1, optim, "cpu")` | with classes; this file |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Sequence
+
+import torch
+
+from datasets import one_hot
+from ddpm import DDPM
+
+
+def sample_xt(
+    x0: torch.Tensor, t: int | torch.Tensor, epsilon: torch.Tensor, alphaBars: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
+    """x_t = sqrt(alphaBar_t) x_0 + sqrt(1 - alphaBar_t) epsilon (Ho et al. 2020, arXiv:2006.11239, equation 4).
+
+    x0, epsilon: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm), in 0..T.
+    alphaBars: [T + 1], indexed by t, 1 at t = 0: `ddpm.alpha_bar_t`. Returns a tensor like x0.
+
+    Raises ValueError for a t that the table does not have.
+    """
+    alphaBars = torch.as_tensor(alphaBars, device=x0.device)
+    t = torch.as_tensor(t, device=x0.device)
+    if t.is_floating_point() or t.min() < 0 or t.max() >= len(alphaBars):
+        raise ValueError(f"t must be whole numbers in 0..{len(alphaBars) - 1}, not {t.flatten()[:5].tolist()}")
+    alphaBar_t = alphaBars[t].view(-1, *[1] * (x0.ndim - 1))  # [N, 1, ..., 1], or [1, ..., 1] for one t
+    return (alphaBar_t.sqrt() * x0 + (1 - alphaBar_t).sqrt() * epsilon).to(x0.dtype)
+
+
+def sample(
+    ddpm: DDPM,
+    n_samples: int,
+    classes: Sequence[int] | torch.Tensor | None = None,
+    g_weight: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draw samples by all T reverse steps: `DDPM.sample` without its pictures on the way.
+
+    n_samples: of each class, or altogether if classes is None (no class is asked for then).
+    classes: indices of classes, or rows of class vectors, float [K, n_classes].
+    g_weight: guidance weight w, see `DDPM.eps`; 0: none. generator: source of all noise; torch's own by default.
+
+    Returns float32 [n_samples * K, *size] on the model's device: sample j of the k-th class stands at k + j * K.
+    """
+    n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
+    if classes is not None and not n_classes:
+        raise ValueError("classes must be None: the network has no classes")
+    return ddpm.sample(n_samples, None, n_classes, g_weight, classes, generator=generator, record=False)[0]
+
+
+def train(
+    ddpm: DDPM, loader: Iterable, n_epochs: int, optim: torch.optim.Optimizer, device: str | torch.device
+) -> list[float]:
+    """Train without classes (Ho et al. 2020, Algorithm 1). Labels in the batches are not looked at.
+
+    loader: an ordinary DataLoader; batches are (x, label), (x,) or x, with x float [N, *size] in [-1, 1].
+    optim: an optimiser of `ddpm.parameters()`. device: where ddpm and the batches go.
+
+    Prints a line per epoch. Returns the mean training loss of each epoch, n_epochs numbers.
+    """
+    return _train(ddpm, loader, n_epochs, optim, device, lambda x, label: ddpm(x))
+
+
+def train_classconditional(
+    ddpm: DDPM, loader: Iterable, n_epochs: int, optim: torch.optim.Optimizer, device: str | torch.device
+) -> list[float]:
+    """Train with classes, some of them hidden, so that guidance works (Ho, Salimans 2022, arXiv:2207.12598, Algorithm 1).
+
+    As `train`, but batches are (x, label). Labels are integers [N], which become one-hot rows, or such rows already,
+    float [N, n_classes]. Each is hidden (zeroed) with the probability ddpm.drop_prob.
+    """
+    n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
+    if not n_classes:
+        raise ValueError("the network has no classes: use `train`")
+
+    def loss(x: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+        if label is None:
+            raise ValueError("the loader gives no labels, but (x, label) is needed")
+        return ddpm(x, label if label.is_floating_point() else one_hot(label.long(), n_classes))
+
+    return _train(ddpm, loader, n_epochs, optim, device, loss)
+
+
+def _train(
+    ddpm: DDPM,
+    loader: Iterable,
+    n_epochs: int,
+    optim: torch.optim.Optimizer,
+    device: str | torch.device,
+    loss_of: Callable[[torch.Tensor, Any], torch.Tensor],
+) -> list[float]:
+    ddpm.to(device)
+    found, losses = ddpm.training, []
+    ddpm.train()
+    for epoch in range(1, n_epochs + 1):
+        total, n = 0.0, 0
+        for batch in loader:
+            batch = (batch,) if isinstance(batch, torch.Tensor) else batch
+            x, label = batch[0].to(device), batch[1].to(device) if len(batch) > 1 else None
+            loss = loss_of(x, label)
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+            total, n = total + loss.item() * len(x), n + len(x)
+        if not n:
+            raise ValueError("the loader gives no batches")
+        losses.append(total / n)
+        print(f"epoch {epoch}/{n_epochs}  train loss {losses[-1]:.4f}", flush=True)
+    ddpm.train(found)
+    return losses
