@@ -20,7 +20,7 @@ from cli import (
     values_from_call,
     whole,
 )
-from figures import draw_class_run
+from figures import FEW, MOST_COLUMNS, draw_class_run, draw_data
 from trainer import Trainer, plain_arguments
 
 
@@ -66,6 +66,8 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
         metavar="E",
         help="GIFs with the pictures of every E-th epoch, and at the end",
     )
+    add("--show_classes", type=whole(1), default=None, metavar="N",
+        help=f"pictures show at most N classes, spread evenly; by default all up to {MOST_COLUMNS}, and {FEW} of more")  # fmt: skip
     parser.set_defaults(**defaults)
     return parser
 
@@ -100,4 +102,4 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
             for train, limit in ((True, args.limit), (False, None))
         )
     defaults = plain_arguments(parser.parse_args([]))
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run).run()
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run, draw_data).run()

@@ -16,6 +16,7 @@ from tiny_mnist import write_idx, write_mnist
 
 import datasets
 import rendered_digits
+import torchvision_sets
 from datasets import DataError, ImageSet, load, one_hot, render_digits, to_float, to_uint8
 
 ROOT = Path(datasets.__file__).resolve().parent
@@ -126,7 +127,7 @@ def test_a_set_too_large_for_the_gpu_stays_in_main_memory(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_are_the_same_from_either_memory(monkeypatch):
-    data = ImageSet(*render_digits(50, seed=1), datasets.DIGITS, "rendered")
+    data = ImageSet(*render_digits(50, seed=1), rendered_digits.DIGITS, "rendered")
     index = torch.arange(20)
     expected = data.batch(index)
     on_gpu = data.to("cuda")
@@ -202,7 +203,7 @@ def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, monkeypatch, no_n
         file.unlink()
         file.with_name(f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(torchvision_sets.MNIST, "resources", resources)
     assert len(load("mnist", tmp_path, True)) == 40 and no_network == []
 
 
