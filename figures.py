@@ -57,7 +57,8 @@ def draw_class_run(run: Trainer) -> None:
     draw_samples(run.log_dir, run.averaged, run.val_set, run.mark(), args.g_weight, args.n_samples, seed, animate,
                  run.sampling_progress, classes)  # fmt: skip
     run.save_model()
-    images, c, names = first_of_each(run.train_set, classes[:N_PROCESS])
+    few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]
+    images, c, names = first_of_each(run.train_set, few)
     process_figures(run.log_dir, run.averaged, images, seed, c, names,
                     progress=lambda t: run.sampling_progress("processes", t))  # fmt: skip
     if final:
