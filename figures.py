@@ -276,10 +276,11 @@ def process_figures(
     """
     images = images.to(ddpm.device)
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    times = [int(part * ddpm.n_timesteps) for part in MARKS]
+    marks = {int(part * ddpm.n_timesteps): part for part in MARKS}  # of very few steps two marks are one
+    times = list(marks)
     noise = torch.randn(images.shape, generator=generator, device=ddpm.device)
     forward = [ddpm.q_sample(images, t, noise) for t in times]
-    rows = [f"t = {t} ({part:.0%})" for t, part in zip(times, MARKS)]
+    rows = [f"t = {t} ({part:.0%})" for t, part in marks.items()]
     title = f"q(x_t | x_0), {ddpm.n_timesteps} steps: from images to noise"
     plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), heads, title, len(images))
 

@@ -216,8 +216,12 @@ def test_every_data_sheet_can_be_drawn_and_read(tmp_path, n_classes, channels):
 # ------------------------------------------------------------------------------------------------ the two processes
 
 
-def test_the_processes_of_classes(ddpm, pages, tmp_path):
-    """Columns under the names of their classes; backwards the model is told these classes, and starts from the last row."""
+@pytest.mark.parametrize("n_timesteps, times", [(8, [0, 2, 4, 6, 7]), (4, [0, 1, 2, 3])])
+def test_the_processes_of_classes(pages, tmp_path, n_timesteps, times):
+    """Rows at 0, 25, 50, 75 and 99 % of T (of few steps the last two are one). Columns under the
+    names of their classes; backwards the model is told these classes, and starts from the last row.
+    """
+    ddpm = DDPM(trained_unet().eval(), n_timesteps=n_timesteps, beta2=0.5, device="cpu")
     data = small_set(10)
     images, c, names = figures.first_of_each(data, [7, 2])
     torch.testing.assert_close(images, data.images[[7, 2]].float() / 127.5 - 1)
@@ -227,10 +231,12 @@ def test_the_processes_of_classes(ddpm, pages, tmp_path):
     forward, backward = pages
     assert (forward.name, backward.name) == ("forward_process.png", "backward_process.png")
     assert forward.heads == backward.heads == names
-    times = [int(part * ddpm.n_timesteps) for part in figures.MARKS]
+    labels = [[label.split(" (")[0] for label, _ in page.groups] for page in pages]
+    assert labels == [[f"t = {t}" for t in times], [f"t = {t}" for t in times[::-1]]]
+    assert [forward.groups[i][0].split(" ")[-1] for i in (0, 1, 2, -1)] == ["(0%)", "(25%)", "(50%)", "(99%)"]
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(images.shape, generator=generator)
-    alpha_bar = torch.cat([torch.ones(1), (1 - torch.linspace(1e-4, 0.5, 4)).cumprod(0)])
+    alpha_bar = torch.cat([torch.ones(1), (1 - torch.linspace(1e-4, 0.5, n_timesteps)).cumprod(0)])
     for t, (_, x_t) in zip(times, forward.groups):
         torch.testing.assert_close(x_t, alpha_bar[t].sqrt() * images + (1 - alpha_bar[t]).sqrt() * noise)
     x = forward.groups[-1][1]
