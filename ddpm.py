@@ -2,6 +2,7 @@
 
     [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
     [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
+    [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
     [Liu]     Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714
 
 Time t runs over 1..T and t = 0 is clean data. Every schedule tensor has T + 1 entries, is indexed by t, and holds the
@@ -20,6 +21,7 @@ import torch.nn as nn
 import inpainting
 import likelihood
 import schedules
+from checks import check_finite
 from inference import for_inference
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -120,9 +122,9 @@ class DDPM(nn.Module):
 
         y: [N, *size] float in [-1, 1]. c: [N, n_classes] float or None. Non-finite input is a ValueError.
         """
-        for name, value in (("y", y), ("c", c)):
-            if value is not None and not value.isfinite().all():
-                raise ValueError(f"{name} must be finite, but holds {_first_non_finite(value)}")
+        check_finite("y", y)
+        if c is not None:
+            check_finite("c", c)
         t, noise, c = self.draw(y, c, generator)
         return self.training_losses(y, c, t, noise).mean()
 
@@ -193,7 +195,7 @@ class DDPM(nn.Module):
             both = self.eps(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, torch.zeros_like(c)]))
             eps_c, eps_0 = both.chunk(2)
             return (1 + g_weight) * eps_c - g_weight * eps_0
-        time = (t.to(x_t.dtype) / self.n_timesteps).view(-1, *[1] * (x_t.ndim - 1))
+        time = self._at(self.time_t, t, x_t).to(x_t.dtype)
         if self.amp_dtype is None:
             return self.nn_model(x_t, time, c)
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
@@ -272,7 +274,7 @@ class DDPM(nn.Module):
         """
         if variance not in ("beta", "posterior"):
             raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")
-        _check_sampling(n_sample, g_weight, mixture)
+        self._check_sampling(n_sample, g_weight, mixture)
         size = self._sample_size(size)
         c = self._class_vectors(classes, n_classes)
         if c is not None:
@@ -311,80 +313,23 @@ class DDPM(nn.Module):
         # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
         return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
 
-    def complete_image(
-        self,
-        y: torch.Tensor | None = None,
-        ymask: torch.Tensor | None = None,
-        scale: float = 1.0,
-        method: str = "mean",
-        c: torch.Tensor | None = None,
-        g_weight: float = 0.0,
-        n_sample: int = 1,
-        mixture: str = "vector",
-        n_resample: int | None = None,
-        jump_length: int = inpainting.JUMP_LENGTH,
-        generator: torch.Generator | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> torch.Tensor:
-        """Sample images of which some pixels are known, with the model as it is (see inpainting.py).
+    # ------------------------------------------------------------ completing images: see inpainting.py
 
-        'mean' and 'input' add a correction to every reverse step, with x0_hat = E[x_0 | x_t] clamped to [-1, 1]:
+    complete_image = inpainting.complete_image
 
-            x_{t-1} <- x_{t-1} - scale * grad MSE(ymask * (x0_hat - y))
+    # ------------------------------------------------------------ parts of the above
 
-        'mean': the gradient with respect to the mean of x_{t-1}, which is k_t x0_hat + ... x_t ([Ho] equation 7), so that
-            no backward pass is needed. Hidden pixels hear of the known ones only through the noise that is still on these.
-        'input': the gradient with respect to x_t, back through the network ([DPS], [PiGDM]), which moves the hidden
-            pixels together with the known ones.
-        'repaint': no gradient; the known pixels are replaced by their noised truth ([RePaint]).
+    def respaced(self, n_steps: int) -> DDPM:
+        """This object with n_steps of its T steps, for sampling in less time ([Nichol] section 4).
 
-        Stretches of jump_length steps are walked down n_resample times with new noise, so that hidden and known pixels may
-        come to agree; by default 5 times with 'repaint', which needs it, and once with the others, which gain by it too.
-
-        How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
-        k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `inpainting.step_that_fits`. So scale
-        means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
-        out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean'
-        follow q(x_{t-1} | x_t, x_0 = y) and end as y itself. 'repaint' does not use it.
-
-        Args:
-            y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.
-            ymask: 1 where y is known, 0 elsewhere; float, integer or bool, broadcast to y (a mask for all channels).
-            c: [N, n_classes] float, the class vector of each image, or None: no class. g_weight, mixture: see `eps`.
-            n_sample: completions of each image.
-            generator: source of all noise, on this object's device. progress: called with t after each reverse step.
-
-        Returns float32 [n_sample * N, *size] on the device: completion j of image k stands at k + j * N.
-        Raises ValueError that names the argument that cannot be.
+        It has a schedule of its own, of n_steps times, and shares the network, which is told the times that it knows.
+        Fewer steps draw somewhat worse images. ValueError unless 1 <= n_steps <= T.
         """
-        _check_sampling(n_sample, g_weight, mixture)
-        size = tuple(self._sample_size(getattr(self.nn_model, "size", None if y is None else y.shape[1:])))
-        if y is None and ymask is None:
-            y, ymask = torch.zeros(1, *size), torch.zeros(1, *size)
-        y, ymask = inpainting.checked(y, ymask, size, self.device)
-        if method not in inpainting.METHODS:
-            raise ValueError(f"method must be one of {inpainting.METHODS}, not {method!r}")
-        n_resample = inpainting.N_RESAMPLE[method] if n_resample is None else n_resample
-        times = inpainting.repaint_times(self.n_timesteps, jump_length, n_resample)
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"scale must be at least 0 and finite, not {scale}")
-        if c is not None:
-            if c.ndim != 2 or len(c) != len(y):
-                raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
-            if not c.isfinite().all():
-                raise ValueError(f"c must be finite, but holds {_first_non_finite(c)}")
-            c = c.to(self.device, torch.float32).repeat(n_sample, 1)
-        y, ymask = (values.repeat(n_sample, *[1] * (y.ndim - 1)) for values in (y, ymask))
-        shared = {"c": c, "g_weight": g_weight, "mixture": mixture}
-
-        with torch.inference_mode(False), torch.no_grad():  # False: 'input' needs gradients, wherever it is called
-            x = torch.randn(y.shape, device=self.device, generator=generator)
-            if method == "repaint":
-                return inpainting.repaint(self._fast(), x, y, ymask, times, shared, generator, progress)
-            back = method == "input"
-            return inpainting.by_gradient(
-                self._fast(back), x, y, ymask, times, scale, back, shared, generator, progress
-            )
+        few = copy.copy(self)
+        tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), n_steps)
+        few._buffers = {name: values.to(self.device) for name, values in tensors.items()}
+        few.n_timesteps = n_steps
+        return few
 
     def _fast(self, gradients: bool = False) -> DDPM:
         """This object with a faster copy of its network; it shares the schedule."""
@@ -425,19 +370,14 @@ class DDPM(nn.Module):
             return torch.eye(n_classes)[classes].to(self.device)
         if classes.ndim != 2 or classes.shape[1] != n_classes:
             raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
-        if not classes.isfinite().all():
-            raise ValueError(f"classes must be finite, but holds {_first_non_finite(classes)}")
+        check_finite("classes", classes)
         return classes.float().to(self.device)
 
-
-def _check_sampling(n_sample: int, g_weight: float, mixture: str) -> None:
-    if n_sample < 1:
-        raise ValueError(f"n_sample must be at least 1, not {n_sample}")
-    if not math.isfinite(g_weight):
-        raise ValueError(f"g_weight must be finite, not {g_weight}")
-    if mixture not in ("vector", "scores"):
-        raise ValueError(f"mixture must be 'vector' or 'scores', not {mixture!r}")
-
-
-def _first_non_finite(x: torch.Tensor) -> float:
-    return x[~x.isfinite()].flatten()[0].item()
+    @staticmethod
+    def _check_sampling(n_sample: int, g_weight: float, mixture: str) -> None:
+        if n_sample < 1:
+            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+        if not math.isfinite(g_weight):
+            raise ValueError(f"g_weight must be finite, not {g_weight}")
+        if mixture not in ("vector", "scores"):
+            raise ValueError(f"mixture must be 'vector' or 'scores', not {mixture!r}")

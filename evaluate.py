@@ -42,7 +42,7 @@ from cli import (
 from completions import judge_completions, masked
 from datasets import ImageSet, one_hot
 from ddpm import DDPM
-from inpainting import MASKS, mask_named
+from inpainting import JUMP_LENGTH, MASKS, METHODS, mask_named
 from judging import accuracy_of, judge_name, tells_rotations, trusted_judge
 from measurements import Record, read_list
 from npz_images import read_npz
@@ -68,7 +68,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--g_weight", type=number(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=whole(1), help="samples of each class (30), of a model without classes altogether (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
+    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all)")
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
+    add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
+    add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps (1, 1, 5)")
+    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
@@ -86,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
 
     if args.source.suffix == ".npz":
-        refuse(args, "an .npz", "g_weight", "n_samples", "raw", "inpaint", "bits_per_dim", "mask")
+        refuse(args, "an .npz", "g_weight", "n_samples", "n_steps", "raw", "inpaint", "bits_per_dim")
         if args.dataset is None:
             raise CallError(f"{args.source} does not say what its images show: name the data set by --dataset")
     else:
@@ -94,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     if args.inpaint or args.bits_per_dim:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
     if not args.inpaint:
-        refuse(args, "anything but --inpaint", "mask")
+        refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     args.out = args.out or args.source.parent / "metrics.json"
     return args
 
@@ -136,6 +140,11 @@ def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.
 def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
     """The samples of a model, or what else the call asks for, against the data set that it was trained on."""
     ddpm, content = checkpoint.load_model(args.source, device, pick_amp("auto", device), args.raw)
+    steps = f"{ddpm.n_timesteps} steps"
+    if args.n_steps:
+        steps = f"{args.n_steps} of {steps}"
+        with values_from_call():
+            ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
     step = {} if n_classes else SAMPLER  # as the training scripts draw
     name, shape = checkpoint.data_of(ddpm, content)
@@ -145,7 +154,7 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         **about,
         "epoch": content["epoch"],
         "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
-        "sampler": ", ".join([f"ddpm, {ddpm.n_timesteps} steps, seed {args.seed}", *(f"{k} {step[k]}" for k in step)]),
+        "sampler": ", ".join([f"ddpm, {steps}, seed {args.seed}", *(f"{k} {step[k]}" for k in step)]),
     }
     if args.bits_per_dim:
         measure_bits(ddpm, n_classes, test_set, step, args, about)
@@ -226,7 +235,8 @@ def measure_completions(
         judge_accuracy_on_the_whole_images=whole_accuracy,
         accuracy_of_a_judge_that_sees_the_visible_part=half_accuracy,
     )
-    for result in judge_completions(ddpm, judge, first, mask, args.seed):
+    how = (args.method or METHODS, args.n_resample, args.jump_length or JUMP_LENGTH)
+    for result in judge_completions(ddpm, judge, first, mask, args.seed, *how):
         record.add(result)
 
 

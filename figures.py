@@ -10,7 +10,7 @@ import torch
 
 from datasets import ImageSet, to_float
 from ddpm import DDPM
-from inpainting import mask_named
+from inpainting import JUMP_LENGTH, mask_named
 from utils import plot_animation, plot_groups, plot_image
 
 if TYPE_CHECKING:
@@ -219,15 +219,17 @@ def inpainting_figure(
     seed: int = 0,
     title: str | None = None,
     progress: Callable[[int], None] | None = None,
+    n_resample: int | None = None,
+    jump_length: int = JUMP_LENGTH,
 ) -> None:
     """Write images, what is left of them under their masks (hidden pixels mid-grey), and n_samples completions of each.
 
     images: float [N, C, H, W] in [-1, 1]. masks: float [N, 1, H, W], 1 where the image is known. heads: one per image.
-    method, scale, c, g_weight, progress: see DDPM.complete_image.
+    method, scale, c, g_weight, progress, n_resample, jump_length: see DDPM.complete_image.
     """
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    completed = ddpm.complete_image(images, masks, scale, method, c, g_weight, n_samples, generator=generator,
-                                    progress=progress).cpu()  # fmt: skip
+    completed = ddpm.complete_image(images, masks, scale, method, c, g_weight, n_samples, n_resample=n_resample,
+                                    jump_length=jump_length, generator=generator, progress=progress).cpu()  # fmt: skip
     groups = [("original", images), ("visible", images * masks), ("completed", completed)]
     plot_groups(path, groups, heads, title)
 

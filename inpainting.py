@@ -4,14 +4,18 @@
     [PiGDM]   Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR 2023
     [RePaint] Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", arXiv:2201.09865
 
-`DDPM.complete_image` is the entrance, and says what the methods are. Here are their loops, and masks to try them with.
+`complete_image` is a method of DDPM (its first argument is its self) and says what the methods are; below it are their
+loops, and above it masks to try them with.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
+
+from checks import check_finite
 
 if TYPE_CHECKING:
     from ddpm import DDPM
@@ -70,6 +74,79 @@ def checked(
     if not largest <= 1 + 1e-3:  # rounding is forgiven; values of 0..255 would draw nonsense
         raise ValueError(f"the known pixels of y must lie within [-1, 1], not {largest:g}")
     return y, ymask
+
+
+def complete_image(
+    ddpm: DDPM,
+    y: torch.Tensor | None = None,
+    ymask: torch.Tensor | None = None,
+    scale: float = 1.0,
+    method: str = "mean",
+    c: torch.Tensor | None = None,
+    g_weight: float = 0.0,
+    n_sample: int = 1,
+    mixture: str = "vector",
+    n_resample: int | None = None,
+    jump_length: int = JUMP_LENGTH,
+    generator: torch.Generator | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Sample images of which some pixels are known, with the model as it is (see py).
+
+    'mean' and 'input' add a correction to every reverse step, with x0_hat = E[x_0 | x_t] clamped to [-1, 1]:
+
+        x_{t-1} <- x_{t-1} - scale * grad MSE(ymask * (x0_hat - y))
+
+    'mean': the gradient with respect to the mean of x_{t-1}, which is k_t x0_hat + ... x_t ([Ho] equation 7), so that
+        no backward pass is needed. Hidden pixels hear of the known ones only through the noise that is still on these.
+    'input': the gradient with respect to x_t, back through the network ([DPS], [PiGDM]), which moves the hidden
+        pixels together with the known ones.
+    'repaint': no gradient; the known pixels are replaced by their noised truth ([RePaint]).
+
+    Stretches of jump_length steps are walked down n_resample times with new noise, so that hidden and known pixels may
+    come to agree; by default 5 times with 'repaint', which needs it, and once with the others, which gain by it too.
+
+    How the MSE is reduced: it is the sum over the pixels of one image (never a mean over pixels or batch) times
+    k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `step_that_fits`. So scale
+    means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
+    out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean'
+    follow q(x_{t-1} | x_t, x_0 = y) and end as y itddpm. 'repaint' does not use it.
+
+    Args:
+        y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.
+        ymask: 1 where y is known, 0 elsewhere; float, integer or bool, broadcast to y (a mask for all channels).
+        c: [N, n_classes] float, the class vector of each image, or None: no class. g_weight, mixture: see `eps`.
+        n_sample: completions of each image.
+        generator: source of all noise, on this object's device. progress: called with t after each reverse step.
+
+    Returns float32 [n_sample * N, *size] on the device: completion j of image k stands at k + j * N.
+    Raises ValueError that names the argument that cannot be.
+    """
+    ddpm._check_sampling(n_sample, g_weight, mixture)
+    size = tuple(ddpm._sample_size(getattr(ddpm.nn_model, "size", None if y is None else y.shape[1:])))
+    if y is None and ymask is None:
+        y, ymask = torch.zeros(1, *size), torch.zeros(1, *size)
+    y, ymask = checked(y, ymask, size, ddpm.device)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, not {method!r}")
+    n_resample = N_RESAMPLE[method] if n_resample is None else n_resample
+    times = repaint_times(ddpm.n_timesteps, jump_length, n_resample)
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"scale must be at least 0 and finite, not {scale}")
+    if c is not None:
+        if c.ndim != 2 or len(c) != len(y):
+            raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
+        check_finite("c", c)
+        c = c.to(ddpm.device, torch.float32).repeat(n_sample, 1)
+    y, ymask = (values.repeat(n_sample, *[1] * (y.ndim - 1)) for values in (y, ymask))
+    shared = {"c": c, "g_weight": g_weight, "mixture": mixture}
+
+    with torch.inference_mode(False), torch.no_grad():  # False: 'input' needs gradients, wherever it is called
+        x = torch.randn(y.shape, device=ddpm.device, generator=generator)
+        if method == "repaint":
+            return repaint(ddpm._fast(), x, y, ymask, times, shared, generator, progress)
+        back = method == "input"
+        return by_gradient(ddpm._fast(back), x, y, ymask, times, scale, back, shared, generator, progress)
 
 
 def by_gradient(

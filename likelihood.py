@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 import torch
 
+from checks import check_finite
+
 if TYPE_CHECKING:
     from ddpm import DDPM
 
@@ -223,7 +225,7 @@ def _checked(ddpm: DDPM, x: torch.Tensor, c: torch.Tensor | None) -> tuple[torch
         raise ValueError(f"x must be float [N, *size] with at least one sample, not {x.dtype} {list(x.shape)}")
     if c is not None and (c.ndim != 2 or len(c) != len(x)):
         raise ValueError(f"c must be [{len(x)}, n_classes] for {len(x)} samples x, not {list(c.shape)}")
-    for name, value in (("x", x), ("c", c)):
-        if value is not None and not value.isfinite().all():
-            raise ValueError(f"{name} must be finite")
+    check_finite("x", x)
+    if c is not None:
+        check_finite("c", c)
     return x.to(ddpm.device, torch.float32), None if c is None else c.to(ddpm.device, torch.float32)

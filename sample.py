@@ -60,7 +60,15 @@ MODES = {
     "guidance_sweep": {"classes": None},
     "inpaint": {
         **{"classes": None, "n_samples": 5, "g_weight": 1.0},
-        **{"mask": None, "method": "mean", "scale": 1.0, "invert": False, "data_dir": Path("./data")},
+        **{
+            "mask": None,
+            "method": "mean",
+            "n_resample": None,
+            "jump_length": None,
+            "scale": 1.0,
+            "invert": False,
+            "data_dir": Path("./data"),
+        },
     },
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
 }
@@ -116,6 +124,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--method", choices=inpainting.METHODS, help="how --inpaint completes images: mean, the fastest (the default); "
         "input; repaint, the slowest")  # fmt: skip
     add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
+    add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps, which brings "
+        "known and hidden parts to agree (1, or 5 with --method repaint)")  # fmt: skip
+    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({inpainting.JUMP_LENGTH})")
+    add(
+        "--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps: faster, a little worse (all)"
+    )
     add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--out", type=Path, metavar="FOLDER", help="where the results go (the folder of the model)")
@@ -233,13 +247,17 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
         c = one_hot(torch.tensor(classes), len(names))
         heads = [f"{head}, as {names[k]}" for head, k in zip(heads, classes)]
     how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
-    times = inpainting.repaint_times(ddpm.n_timesteps, inpainting.JUMP_LENGTH, inpainting.N_RESAMPLE[args.method])
+    n_resample = args.n_resample or inpainting.N_RESAMPLE[args.method]
+    how += f", n_resample {n_resample}" if args.n_resample else ""
+    how += f", jump_length {args.jump_length}" if args.jump_length else ""
+    jump_length = args.jump_length or inpainting.JUMP_LENGTH
+    times = inpainting.repaint_times(ddpm.n_timesteps, jump_length, n_resample)
     n_steps = sum(after < before for before, after in zip(times, times[1:]))
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
         inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
-                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance)  # fmt: skip
+                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, n_resample, jump_length)  # fmt: skip
     return paths
 
 
@@ -274,6 +292,7 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
         "batch_size": check_count(args.batch_size, "--batch_size"),
         "classes": classes,
         "g_weight": args.g_weight,
+        "n_steps": ddpm.n_timesteps,
         "seed": args.seed,
         "weights": "raw" if args.raw else "average",
         "model_sha256": export.sha256(args.model),
@@ -304,6 +323,7 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
 
 def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
     """What stands above a picture: the model file, what decides the picture, the seed."""
+    more = (*more, *([f"{args.n_steps} steps"] if args.n_steps else []))
     more = (*more, *([f"guidance weight {args.g_weight:g}"] if weight else []), f"seed {args.seed}")
     return ", ".join([args.model.name, *(["raw weights"] if args.raw else []), *more])
 
@@ -343,6 +363,8 @@ def main() -> None:
     device = pick_device(args.device)
     keep_large_buffers()
     ddpm, content = checkpoint.load_model(args.model, device, pick_amp("auto", device), args.raw)
+    with values_from_call():
+        ddpm = ddpm.respaced(args.n_steps) if args.n_steps else ddpm
     size = ddpm.nn_model.size
     if len(size) != 3 or size[0] not in (1, 3):
         raise CallError(f"{args.model} draws no images of 1 or 3 channels, but {list(size)}")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from typing import Mapping
 
 import torch
 
@@ -32,11 +33,40 @@ def ddpm_schedule(beta1: float, beta2: float, n_timesteps: int, schedule: str = 
     else:
         raise ValueError(f"schedule must be 'linear' or 'cosine', not {schedule!r}")
 
+    return _tensors(beta, torch.arange(n_timesteps + 1) / n_timesteps)
+
+
+def respaced(tensors: Mapping[str, torch.Tensor], n_steps: int) -> dict[str, torch.Tensor]:
+    """The schedule that visits n_steps of the T times of another one: `tensors` of `ddpm_schedule`, and such tensors.
+
+    The times are 1 .. T, evenly spaced and rounded; between two of them lies one step with the noise of all that it
+    leaves out: beta = 1 - alpha_bar_t / alpha_bar_s for neighbours s < t ([Nichol] section 4). One step: only T.
+    ValueError unless 1 <= n_steps <= T.
+    """
+    T = len(tensors["time_t"]) - 1
+    if not isinstance(n_steps, int) or not 1 <= n_steps <= T:
+        raise ValueError(f"n_steps must be a whole number from 1 to T = {T}, not {n_steps}")
+    kept = torch.linspace(1 if n_steps > 1 else T, T, n_steps, dtype=torch.float64).round().long()
+    kept = torch.cat([kept.new_zeros(1), kept])
+    time_t, alpha_bar, noise = (
+        tensors[f"{name}_t"].cpu()[kept] for name in ("time", "alpha_bar", "sqrt_one_minus_alpha_bar")
+    )
+    alpha_bar, noise = alpha_bar.double(), noise.double() ** 2
+    # Each way keeps the digits of float32 where the other loses them: near clean data, and farther away.
+    beta = torch.where(
+        alpha_bar[1:] > 0.5, (noise[1:] - noise[:-1]) / alpha_bar[:-1], 1 - alpha_bar[1:] / alpha_bar[:-1]
+    )
+    return _tensors(beta, time_t)
+
+
+def _tensors(beta: torch.Tensor, time_t: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All that follows from beta_1 .. beta_T, float64 [T]. time_t: [T + 1], what the network is told of each t."""
     beta_t = torch.cat([beta.new_zeros(1), beta])
     alpha_t = 1 - beta_t
     alpha_bar_t = torch.cumprod(alpha_t, dim=0)
     sqrt_one_minus_alpha_bar_t = (1 - alpha_bar_t).sqrt()
     tensors = {
+        "time_t": time_t,
         "sqrt_beta_t": beta_t.sqrt(),
         "alpha_t": alpha_t,
         "alpha_bar_t": alpha_bar_t,

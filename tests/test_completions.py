@@ -29,8 +29,8 @@ class Completer:
     def __init__(self):
         self.calls = []
 
-    def complete_image(self, y, mask, method, generator):
-        self.calls.append((len(y), method, torch.rand(1, generator=generator).item()))
+    def complete_image(self, y, mask, method, n_resample, jump_length, generator):
+        self.calls.append((len(y), method, n_resample, jump_length, torch.rand(1, generator=generator).item()))
         found = y.clone()
         if method == "mean":
             found += 0.1  # known and hidden pixels; the classes stay
@@ -55,9 +55,16 @@ def test_completions_are_judged(monkeypatch):
     assert results["mean"]["true_class"] == results["repaint"]["true_class"] == 1
     assert results["input"]["true_class"] == 5 / 8  # all but 1, 3 and, in the second part, 6
     assert all(result["seconds"] >= 0 for result in results.values())
-    assert [call[:2] for call in ddpm.calls] == [(n, method) for method in results for n in (5, 3)]
-    first = [noise for _, _, noise in ddpm.calls]
+    walks = {"mean": 1, "input": 1, "repaint": 5}  # by default
+    assert [call[:4] for call in ddpm.calls] == [(n, method, walks[method], 10) for method in results for n in (5, 3)]
+    assert {method: result["n_resample"] for method, result in results.items()} == walks
+    first = [call[-1] for call in ddpm.calls]
     assert first[0] == first[2] == first[4] != first[1]  # the same noise for every method
+
+    ddpm.calls.clear()
+    (result,) = judge_completions(ddpm, LastPixel(), test_set, mask, 2, ["repaint"], 7, 3)
+    assert [call[:4] for call in ddpm.calls] == [(5, "repaint", 7, 3), (3, "repaint", 7, 3)]
+    assert (result["n_resample"], result["jump_length"]) == (7, 3)
 
 
 def test_what_is_hidden_is_black():

@@ -75,6 +75,7 @@ def test_schedule_against_numpy(schedule, T):
     alpha = np.concatenate([[1], alpha_bar[1:] / alpha_bar[:-1]])
     with np.errstate(invalid="ignore"):
         expected = {
+            "time_t": np.arange(T + 1) / T,
             "sqrt_beta_t": np.sqrt(np.maximum(1 - alpha, 0)),
             "alpha_t": alpha,
             "alpha_bar_t": alpha_bar,
@@ -89,12 +90,58 @@ def test_schedule_against_numpy(schedule, T):
         torch.testing.assert_close(values.double(), torch.from_numpy(expected[name]), rtol=1e-6, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("n_steps", [1, 2, 50, 399, 400])
+def test_a_respaced_schedule_visits_times_of_the_whole_one(schedule, n_steps):
+    """Between two of its times lies what all steps between them do together: alpha_bar is the same at the same time."""
+    whole = DDPM(nn.Identity(), n_timesteps=400, device="cpu", schedule=schedule)
+    few = whole.respaced(n_steps)
+    kept = (few.time_t * 400).round().long()
+    assert few.n_timesteps == n_steps and kept[0] == 0 and kept[-1] == 400 and (kept.diff() > 0).all()
+    assert n_steps == 1 or kept[1] == 1
+    assert kept.diff()[1:].max() - kept.diff()[1:].min() <= 1 if n_steps > 2 else True  # evenly, up to rounding
+    torch.testing.assert_close(few.alpha_bar_t, whole.alpha_bar_t[kept], rtol=1e-5, atol=1e-9)
+    product = torch.stack([whole.alpha_t.double()[a + 1 : b + 1].prod() for a, b in zip(kept, kept[1:])])
+    torch.testing.assert_close(few.alpha_t[1:].double(), product, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(few.sqrt_beta_t[1:].double() ** 2, 1 - product, rtol=2e-3, atol=1e-9)
+
+
+def test_respaced_sampling_tells_the_network_the_times_that_it_knows():
+    whole, times = DDPM(ZeroNoise(), n_timesteps=400, device="cpu"), []
+    whole.nn_model.register_forward_hook(lambda module, inputs, output: times.extend(inputs[1].flatten().tolist()))
+    whole.respaced(5).sample(1, (1, 4, 4), None, generator=seeded(0))
+    assert [round(400 * t, 4) for t in times] == [400, 300, 200, 101, 1]
+    assert whole.n_timesteps == 400 and len(whole.alpha_t) == 401  # is as it was
+
+
+def test_respaced_to_all_steps_draws_the_same_samples():
+    ddpm = gaussian_ddpm(30)
+    a, b = (d.sample(50, (2,), None, generator=seeded(3))[0] for d in (ddpm, ddpm.respaced(30)))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_fewer_steps_draw_from_nearly_the_same_gaussian():
+    """MEANS[1] and the same spread as with all steps, which no step that forgets some noise would give."""
+    ddpm, found = gaussian_ddpm(400), {}
+    for d in (ddpm, ddpm.respaced(100)):
+        x, _ = d.sample(20_000, (1,), 3, classes=[1], generator=seeded(5))
+        found[d.n_timesteps] = (x.mean().item(), x.std().item())
+    assert found[100][0] == pytest.approx(MEANS[1], abs=0.03)
+    assert found[100][1] == pytest.approx(found[400][1], rel=0.05)
+
+
+@pytest.mark.parametrize("n_steps", [0, 31, -1, 2.5])
+def test_impossible_respacing_is_refused(n_steps):
+    with pytest.raises(ValueError, match="n_steps must be a whole number from 1 to T = 30"):
+        gaussian_ddpm(30).respaced(n_steps)
+
+
 def test_schedule_ends_and_identity():
     tensors = DDPM.ddpm_schedule(1e-4, 0.02, 400)
     betas = tensors["sqrt_beta_t"].double() ** 2
     assert betas[1].item() == pytest.approx(1e-4, rel=1e-6) and betas[-1].item() == pytest.approx(0.02, rel=1e-6)
     identity = {name: values[0].item() for name, values in tensors.items()}
-    assert identity.pop("sqrt_beta_t") == identity.pop("sqrt_one_minus_alpha_bar_t") == 0
+    assert identity.pop("time_t") == identity.pop("sqrt_beta_t") == identity.pop("sqrt_one_minus_alpha_bar_t") == 0
     assert identity.pop("one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t") == 0
     assert set(identity.values()) == {1.0}
 

@@ -37,8 +37,8 @@ FIGURES = ("frechet_distance", "precision", "recall")
 def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
     for recipe in ("DIGITS", "CLOTHES"):
-        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(epochs=1))
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8))
+        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(cycles=(1,)))
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(cycles=(1,), n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 
@@ -164,7 +164,7 @@ def test_the_report_is_written_again_where_there_is_one(judged, tmp_path):
 
 
 def test_halves_of_a_set_are_near_and_noise_is_far(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1, n_features=8))
+    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(cycles=(1,), n_features=8))
     images, labels = render_digits(1600, seed=0)
     half, test = (
         ImageSet(images[part], labels[part], list("0123456789"), "rendered") for part in (slice(800), slice(800, None))
@@ -220,6 +220,10 @@ def test_bad_files(judged, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, reason",
     [
+        ("--method mean", "--method has no effect on anything but --inpaint"),
+        ("--n_resample 2", "--n_resample has no effect on anything but --inpaint"),
+        ("--jump_length 2", "--jump_length has no effect on anything but --inpaint"),
+        ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
         ("--mask top", "--mask has no effect on anything but --inpaint"),
         ("--dataset mnist", "--dataset has no effect on a model"),
         ("--data_class 3", "--data_class has no effect on a model"),
@@ -472,11 +476,19 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     known = mask.expand_as(y) == 1
     assert by_input["known_error"] == pytest.approx((found - y)[known].abs().mean().item(), rel=1e-4)
 
-    _, (_, bottom) = judged("--inpaint 4")
+    _, (_, few) = judged("--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3 --jump_length 2")
+    assert few["sampler"] == "ddpm, 5 of 8 steps, seed 1" and [r["n_resample"] for r in few["results"]] == [3]
+    found = ddpm.respaced(5).complete_image(
+        y, mask, method="input", n_resample=3, jump_length=2, generator=torch.Generator().manual_seed(1)
+    )
+    off = (found - y)[known].abs().mean().item()
+    assert few["results"][0]["known_error"] == pytest.approx(off, rel=1e-4) != by_input["known_error"]
+
+    _, (_, _, bottom) = judged("--inpaint 4")
     assert (tmp_path / "bottom_hidden_judge_mnist_10x28x1.pt").exists() and "bottom hidden" in bottom["completions"]
     page = write_report(tmp_path).read_text()
     assert "<h3>Completed images</h3>" in page and "<h3>Generated images</h3>" not in page
     for method in ("mean", "input", "repaint"):
-        assert page.count(f"<td>{method}</td>") == 2
+        assert page.count(f"<td>{method}</td>") == (3 if method == "input" else 2)
     assert page.count(f"<td>{by_input['known_error']:.4g}</td>") == 1
-    assert page.count("<td>the first 4 test images, random hidden, no class given</td>") == 3
+    assert page.count("<td>the first 4 test images, random hidden, no class given</td>") == 4

@@ -24,7 +24,7 @@ from cli import CallError, Progress
 from datasets import load, to_float, to_uint8
 from image_files import read_images
 from inpainting import mask_named
-from utils import plot_groups
+from utils import plot_groups, plot_image
 
 NAMES = [str(k) for k in range(10)]
 ROOT = Path(sample.__file__).resolve().parent
@@ -277,6 +277,29 @@ def test_test_images_are_completed(run, ddpm, data_dir, tmp_path, page):
     np.testing.assert_array_equal(found, page(groups, heads, title))
 
 
+def test_images_are_completed_in_fewer_steps_walked_more_often(run, ddpm, data_dir, tmp_path, page):
+    assert (
+        run(f"--inpaint --data_dir {data_dir} --mask left --n_samples 1 --n_steps 4 --n_resample 3 --jump_length 2")
+        == 0
+    )
+    images, mask = load("mnist", data_dir, train=False).images[:6].float() / 127.5 - 1, mask_named("left", 28, 28)
+    completed = ddpm.respaced(4).complete_image(
+        images, mask, n_sample=1, n_resample=3, jump_length=2, generator=seeded()
+    )
+    groups = [("original", images), ("visible", images * mask), ("completed", completed)]
+    found = imageio.imread(tmp_path / "out" / "inpainting.png")
+    title = "model_epoch3.pt, method mean, scale 1, n_resample 3, jump_length 2, 4 steps, seed 0"
+    np.testing.assert_array_equal(found, page(groups, ["left hidden"] * 6, title))
+
+
+def test_a_grid_in_fewer_steps(run, ddpm, tmp_path, page):
+    assert run("--classes 1 2 --n_samples 2 --n_steps 3") == 0
+    y, _ = ddpm.respaced(3).sample(2, g_weight=1.0, classes=[1, 2], generator=seeded(), record=False)
+    found = imageio.imread(tmp_path / "out" / "samples.png")
+    plot_image(tmp_path / "expected.png", y, None, ["1", "2"], "model_epoch3.pt, 3 steps, guidance weight 1, seed 0", 2)
+    np.testing.assert_array_equal(found, imageio.imread(tmp_path / "expected.png"))
+
+
 @pytest.mark.parametrize("classes", [[3], [1, 2]])
 def test_own_images_are_completed(run, ddpm, tmp_path, page, classes):
     files = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -355,6 +378,8 @@ def test_a_mask_that_hides_nothing_is_refused(run, tmp_path, capsys):
         ("--batch_size 3", "--batch_size has no effect on a plain grid"),
         ("--mask top", "--mask has no effect on a plain grid"),
         ("--method mean", "--method has no effect on a plain grid"),
+        ("--n_resample 2", "--n_resample has no effect on a plain grid"),
+        ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
         ("--scale 1", "--scale has no effect on a plain grid"),
         ("--data_dir x", "--data_dir has no effect on a plain grid"),
         ("--inpaint --g_weight 1", "--g_weight has no effect on --inpaint in this call"),
