@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from trainer import Trainer
 
 HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
-METHOD = "repaint"  # with "input" the one that completes most images to their true class (see README.md)
+# How the figure of a run completes images: what completes most of them to their true class (see README.md), in as many
+# passes of the network as plain sampling takes.
+COMPLETION = {"method": "input", "n_resample": 10, "jump_length": 5}
+COMPLETION_STEPS = 50
 MARKS = (0, 0.25, 0.5, 0.75, 0.99)  # of T: the times of the figures of the two processes
 # Classes between which there is something to see: by data set, and otherwise as among digits.
 MIXTURES = {"fashion_mnist": [(0, 3), (7, 9)], "cifar10": [(3, 5), (1, 9)], "cifar100": [(42, 43), (47, 52)]}
@@ -113,9 +116,10 @@ def draw_applications(
     images = to_float(real_set.images[: len(HIDDEN)]).cpu()
     hidden = HIDDEN[: len(images)]
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
-    inpainting_figure(log_dir / "inpainting.png", ddpm, images, masks, [f"{name} hidden" for name in hidden],
-                      method=METHOD, seed=seed, title=f"{mark}, half images completed (method {METHOD}, no class)",
-                      progress=report("completions"))  # fmt: skip
+    title = f"{mark}, half images completed (method {COMPLETION['method']}, no class)"
+    inpainting_figure(log_dir / "inpainting.png", ddpm.respaced(min(COMPLETION_STEPS, ddpm.n_timesteps)), images, masks,
+                      [f"{name} hidden" for name in hidden], seed=seed, title=title, progress=report("completions"),
+                      **COMPLETION)  # fmt: skip
     names = list(real_set.class_names)
     mixtures = [pair for pair in MIXTURES.get(real_set.name, DIGIT_MIXTURES) if max(pair) < len(names)] or [(0, 1)]
     if len(names) > 1:

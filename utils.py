@@ -273,8 +273,11 @@ def plot_groups(
         _columns(n_columns, names, 1)  # raises if they do not fit
     height, width = shapes[0][1:]
 
-    # Every image pixel becomes `scale` x `scale` pixels: a page at most about 900 wide, cells of about 24 to 200 pixels.
-    scale = max(1, math.ceil(24 / min(height, width)), min(200 // max(height, width), 840 // (n_columns * width)))
+    # Every image pixel becomes `scale` x `scale` pixels: a page at most about 900 wide and, where rows are many, 1,100
+    # high; cells of about 24 to 200 pixels.
+    n_rows = sum(math.ceil(len(array) / n_columns) for array in arrays)
+    most = min(200 // max(height, width), 840 // (n_columns * width), 1100 // (n_rows * height))
+    scale = max(1, math.ceil(24 / min(height, width)), most)
     gap, margin, size = 3, 14, 14
     tiles = [_tile(array, n_columns, scale, gap) for array in arrays]
     label_width = max(_text_width(label, size) if label else 0 for label, _ in groups)
