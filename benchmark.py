@@ -125,7 +125,8 @@ def main() -> None:
     train_set = ImageSet(images, torch.arange(60_000) % 10, [str(k) for k in range(10)], "noise")
     with tempfile.TemporaryDirectory() as folder:
         words = ["--log_dir", folder, "--device", args.device, "--compile", args.compile]
-        trainer = Trainer(suite, spec, train_set, train_set, training_parser(None, ["noise"]).parse_args(words), {}, "")
+        arguments = training_parser(None, ["noise"]).parse_args(words)
+        trainer = Trainer(suite, spec, train_set, train_set, arguments, {}, "", draw=lambda run: None)
         trainer.folder = LogFolder(Path(folder), resume=False)
         trainer.compile_losses()
         y, c = trainer.train_set.batch(torch.arange(256))

@@ -38,7 +38,7 @@ NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch
 
 # Arguments that may differ between a run and its continuation: none of them changes what training computes.
 FREE = set(
-    "n_epochs log_dir data_dir n_workers g_weight n_samples resume save_every animate_every device compile "
+    "n_epochs log_dir data_dir n_workers g_weight n_samples show_classes resume save_every animate_every device compile "
     "train_steps save_and_sample_every fid judge_dir".split()
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.

@@ -21,7 +21,7 @@ from cli import (
     values_from_call,
     whole,
 )
-from figures import draw_class_run
+from figures import FEW, MOST_COLUMNS, draw_class_run, draw_data
 from networks import fc
 from trainer import Trainer, plain_arguments
 
@@ -75,6 +75,8 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
         metavar="E",
         help="GIFs with the pictures of every E-th epoch, and at the end",
     )
+    add("--show_classes", type=whole(1), default=None, metavar="N",
+        help=f"pictures show at most N classes, spread evenly; by default all up to {MOST_COLUMNS}, and {FEW} of more")  # fmt: skip
     parser.set_defaults(**defaults)
     return parser
 
@@ -114,4 +116,5 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
         )
     defaults = plain_arguments(parser.parse_args([]))
     dequantised = args.dequantise == "on" or (args.dequantise == "auto" and args.network == "fc")
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, draw_class_run, dequantised).run()
+    draw = (draw_class_run, draw_data)
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, expected, *draw, dequantised=dequantised).run()

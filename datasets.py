@@ -6,6 +6,7 @@
 A small data set fits on the device whole, so a batch is one indexing operation: no loader, no worker processes.
 
 "mnist"     handwritten digits, read by torchvision from <data_dir>/MNIST/raw, downloaded when absent.
+"fashion_mnist"  the same for small grey photographs of clothes, shoes and bags, in <data_dir>/FashionMNIST/raw.
 "rendered"  digits drawn from matplotlib's own fonts, bent and stretched at random: the same format as MNIST and no
             download, for a first try, for tests, and for machines without network. Kept in <data_dir>/rendered_digits.
 "cifar10"   and "cifar100": photographs of 32 x 32 pixels, read by torchvision from its own folder in <data_dir>, or as
@@ -13,21 +14,14 @@ A small data set fits on the device whole, so a batch is one indexing operation:
 "afhq"      faces of animals: image files in <data_dir>/afhq/train/<class>/.
 "folder"    any image files: <data_dir>/train/<class>/ and, if you have one, <data_dir>/test/<class>/.
 
-`image_folder.py` tells how image files become images, and in which order.
+`image_folder.py` tells how image files become images, and in which order; `torchvision_sets.py` reads the published sets.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import math
 import os
-import shutil
-import socket
-import struct
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,19 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_error import DataError, one_line
+from data_error import DataError
 from image_folder import load_folder
 from points import Chequerboard, TwoGaussians
-from rendered_digits import DIGITS, load_rendered, render_digits
-
-try:
-    from torchvision.datasets import CIFAR10, CIFAR100, MNIST
-    from torchvision.datasets.utils import check_integrity
-except RuntimeError as error:  # such as "operator torchvision::nms does not exist"
-    raise SystemExit(
-        f"torch {torch.__version__} and torchvision are not of one build ({str(error).splitlines()[0]}): "
-        "install both anew, by `pip install --force-reinstall torch torchvision`"
-    ) from None
+from rendered_digits import load_rendered, render_digits
+from torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST, load_cifar, load_mnist
 
 __all__ = [
     "Chequerboard",
@@ -223,153 +209,21 @@ class Request(NamedTuple):
     n_workers: int
 
 
-# ---- Downloads -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _scratch_folder(data_dir: Path, what: str, place: Path, advice: str) -> Iterator[Path]:
-    """A scratch folder in data_dir, to download `what` into and to move it from to its `place`.
-
-    An interrupted download thus leaves nothing behind that a later run, or another process, takes for data. An error
-    in the block becomes a DataError that ends with `advice`.
-    """
-    print(f"{what} is not in {place}: downloading it ...", flush=True)
-    timeout = socket.getdefaulttimeout()
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as scratch:
-            socket.setdefaulttimeout(20)  # seconds; a compute node without network would wait for minutes
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield Path(scratch)  # without the progress bars of torchvision, which would fill a batch log
-    except Exception as error:  # no network, permission or space, a wrong checksum: the advice is the same
-        raise DataError(f"{what} is not in {place}, and downloading fails ({one_line(error)}). {advice}") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-# ---- MNIST -----------------------------------------------------------------------------------------------------------
-
-
-def _load_mnist(data_dir: Path, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-    raw = data_dir / "MNIST" / "raw"
-    files = [raw / f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    missing = [file for file in files if not os.path.isfile(file)]
-    if missing:
-        _download_mnist(data_dir, missing)
-    image_file, label_file = files[:2] if train else files[2:]
-    try:
-        _check_idx(image_file, [28, 28])
-        _check_idx(label_file, [])
-        data = MNIST(str(data_dir), train=train)
-    except OSError as error:
-        raise DataError(f"MNIST in {raw} cannot be read ({one_line(error)}). Check the files' permissions") from error
-    if len(data.data) != len(data.targets):
-        raise _damaged(label_file, f"{len(data.targets):,} labels for {len(data.data):,} images")
-    if data.targets.max() > 9:
-        raise _damaged(label_file, f"a label is {int(data.targets.max())}")
-    return data.data[:, None], data.targets, list(DIGITS)
-
-
-def _check_idx(file: Path, image_shape: list[int]) -> None:
-    """Raise DataError if the header or the length of an IDX file of bytes is wrong.
-
-    Header: bytes 0, 0, 8 and the number of dimensions; then each dimension as a big-endian 32-bit integer.
-    """
-    n_dims = 1 + len(image_shape)
-    with open(file, "rb") as stream:
-        header = stream.read(4 + 4 * n_dims)
-    if len(header) < 4 + 4 * n_dims or header[:4] != bytes([0, 0, 8, n_dims]):
-        raise _damaged(file, "it does not begin like an MNIST file")
-    n, *shape = struct.unpack(f">{n_dims}I", header[4:])
-    size, expected = file.stat().st_size, len(header) + n * math.prod(shape)
-    if n == 0 or shape != image_shape or size != expected:
-        raise _damaged(file, f"{size:,} bytes, but its header announces {[n, *shape]}, so {expected:,}")
-
-
-def _download_mnist(data_dir: Path, missing: list[Path]) -> None:
-    """Let torchvision download, then move the missing files into place whole."""
-    raw = missing[0].parent
-    with _scratch_folder(data_dir, "MNIST", raw, _advice(raw)) as scratch:
-        raw.mkdir(parents=True, exist_ok=True)
-        scratch_raw = scratch / "MNIST" / "raw"
-        scratch_raw.mkdir(parents=True)
-        for packed in raw.glob("*-ubyte.gz"):  # put there by hand: torchvision then only unpacks them
-            shutil.copy(packed, scratch_raw)
-        MNIST(str(scratch), download=True)
-        for file in missing:
-            os.replace(scratch_raw / file.name, file)
-
-
-def _damaged(file: Path, why: str) -> DataError:
-    return DataError(f"{file} is damaged ({why}). Delete it. {_advice(file.parent)}")
-
-
-def _advice(raw: Path) -> str:
-    command = f"from torchvision.datasets import MNIST; MNIST('{raw.parent.parent}', download=True)"
-    remedy = f'On a machine with network, such as a login node, run: python -c "{command}"; or copy the four *-ubyte'
-    return f"{remedy} files to {raw}; or use --dataset rendered, which needs no download"
-
-
-# ---- CIFAR -----------------------------------------------------------------------------------------------------------
-
-
-def _load_cifar(source: type[CIFAR10], request: Request) -> tuple[Tensor, Tensor, list[str]]:
-    """CIFAR-10 or CIFAR-100 (`source`) in whichever form is there: torchvision's own, or image files."""
-    batches = request.data_dir / source.base_folder
-    image_files = request.data_dir / source.__name__.lower()
-    if not batches.is_dir():
-        if (image_files / "train").is_dir():
-            return load_folder(image_files, request.train, request.im_height, request.n_workers)
-        _download_cifar(source, request.data_dir)
-    try:
-        # These files are pickles, and unpickling runs whatever a pickle says. torchvision first compares every file's
-        # MD5 sum with the published one, and raises RuntimeError if one differs: that is what makes this safe.
-        data = source(str(request.data_dir), train=request.train)
-    except OSError as error:
-        raise DataError(f"{batches} cannot be read ({one_line(error)}). Check the files' permissions") from error
-    except RuntimeError as error:
-        sums = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        bad = [file for file, md5 in sums if not check_integrity(str(batches / file), md5)]
-        raise DataError(
-            f"{batches} is damaged (missing, or not as published: {', '.join(bad) or one_line(error)}). Delete it. "
-            + _cifar_advice(source, request.data_dir)
-        ) from error
-    images = data.data.transpose(0, 3, 1, 2)  # torchvision turned [N, 3, 32, 32] to channels last: this turns it back
-    return torch.from_numpy(images), torch.tensor(data.targets), list(data.classes)
-
-
-def _download_cifar(source: type[CIFAR10], data_dir: Path) -> None:
-    """Let torchvision download and unpack, then move the folder into place whole."""
-    batches = data_dir / source.base_folder
-    with _scratch_folder(data_dir, source.__name__, batches, _cifar_advice(source, data_dir)) as scratch:
-        if (data_dir / source.filename).is_file():  # put there by hand: torchvision then only unpacks it
-            shutil.copy(data_dir / source.filename, scratch)
-        source(str(scratch), download=True)
-        try:
-            os.rename(scratch / source.base_folder, batches)
-        except OSError:
-            if not batches.is_dir():  # if it is, another process was faster
-                raise
-
-
-def _cifar_advice(source: type[CIFAR10], data_dir: Path) -> str:
-    name = source.__name__
-    command = f"from torchvision.datasets import {name}; {name}('{data_dir}', download=True)"
-    return (
-        f'On a machine with network, such as a login node, run: python -c "{command}"; or copy {source.filename} to '
-        f"{data_dir}; or put image files into {data_dir / name.lower()}/train/<class>/ and .../test/<class>/"
-    )
-
-
 # ---- All sources -----------------------------------------------------------------------------------------------------
 
 # Each gives images uint8 [N, C, H, W], labels int64 [N] and class names. Only image files come in the size asked for;
 # `load` resizes the others.
 SOURCES: dict[str, Callable[[Request], tuple[Tensor, Tensor, list[str]]]] = {
-    "mnist": lambda request: _load_mnist(request.data_dir, request.train),
+    "mnist": lambda request: load_mnist(MNIST, request.data_dir, request.train),
+    "fashion_mnist": lambda request: load_mnist(FashionMNIST, request.data_dir, request.train),
     "rendered": lambda request: load_rendered(request.data_dir, request.train, request.seed),
-    "cifar10": lambda request: _load_cifar(CIFAR10, request),
-    "cifar100": lambda request: _load_cifar(CIFAR100, request),
+    "cifar10": lambda request: load_cifar(
+        CIFAR10, request.data_dir, request.train, request.im_height, request.n_workers
+    ),
+    "cifar100": lambda request: load_cifar(
+        CIFAR100, request.data_dir, request.train, request.im_height, request.n_workers
+    ),
     "afhq": lambda request: load_folder(request.data_dir / "afhq", request.train, request.im_height, request.n_workers),
     "folder": lambda request: load_folder(request.data_dir, request.train, request.im_height, request.n_workers),
 }
+GREY = ("mnist", "fashion_mnist", "rendered")  # of one channel, unless `load` is asked to repeat it; the others: colour

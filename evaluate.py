@@ -44,7 +44,7 @@ from datasets import ImageSet, one_hot
 from ddpm import DDPM
 from figures import bits_figure
 from inpainting import JUMP_LENGTH, MASKS, METHODS, mask_named
-from judging import DIGIT_SETS, accuracy_of, judge_name, tells_rotations, trusted_judge
+from judging import accuracy_of, judge_name, tells_rotations, trusted_judge
 from log_folder import free_names
 from measurements import Record, read_list
 from npz_images import read_npz
@@ -129,7 +129,7 @@ def real_images(
 def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
     """The images of an .npz against the data set that the call names."""
     images, labels = read_npz(args.source)
-    if args.dataset in DIGIT_SETS and (images == images[:, :1]).all():
+    if args.dataset in datasets.GREY and (images == images[:, :1]).all():
         images = images[:, :1]  # grey, which such files hold three times
     shape = {"n_classes": None, "im_height": images.shape[2], "im_channels": images.shape[1]}
     train_set, test_set = real_images(args.dataset, shape, args.data_class, args.data_dir, device)

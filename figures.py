@@ -25,20 +25,48 @@ HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
 COMPLETION = {"method": "input", "n_resample": 10, "jump_length": 5}
 COMPLETION_STEPS = 50
 MARKS = (0, 0.25, 0.5, 0.75, 0.99)  # of T: the times of the figures of the two processes
-MIXTURES = [(3, 8), (4, 9)]  # classes between which there is something to see, at least among digits
+# Classes between which there is something to see: by data set, and otherwise as among digits.
+MIXTURES = {"fashion_mnist": [(0, 3), (7, 9)], "cifar10": [(3, 5), (1, 9)], "cifar100": [(42, 43), (47, 52)]}
+DIGIT_MIXTURES = [(3, 8), (4, 9)]
+MOST_COLUMNS = 20  # of a picture that nobody asked to be wider
+FEW = 10  # classes that a picture shows instead, where there are more
+N_EXAMPLES = 6  # of each class in data.png; a third of it where there are many classes
+N_PROCESS = 10  # images in the figures of the two processes
+
+
+def shown_classes(n_classes: int, most: int | None = None) -> list[int]:
+    """The classes that a picture shows, as indices: all of them, or else `most` that are spread evenly.
+
+    most: None is all if there are at most 20, and 10 of more: a hundred columns cannot be read, and take long to draw.
+    """
+    if most is None:
+        most = n_classes if n_classes <= MOST_COLUMNS else FEW
+    n_shown = min(n_classes, most)
+    return [i * n_classes // n_shown for i in range(n_shown)]
+
+
+def draw_data(run: Trainer) -> None:
+    """data.png: what a run is going to learn from."""
+    data_figure(run.log_dir / "data.png", run.train_set)
 
 
 def draw_class_run(run: Trainer) -> None:
-    """The pictures of a class-conditional training run: samples, now and then animated; at the end what else it can do.
+    """The pictures of a class-conditional training run: samples, now and then animated, and the two processes; at the
+    end what else it can do.
 
     The noise is that of the run's seed for every weight and epoch: differences between pictures are differences of models.
     """
     args, final = run.args, run.step == run.last_step
     seed = run.seed_for_pictures()
     animate = final or run.step // run.unit_steps % args.animate_every == 0
+    classes = shown_classes(run.val_set.n_classes, args.show_classes)
     draw_samples(run.log_dir, run.averaged, run.val_set, run.mark(), args.g_weight, args.n_samples, seed, animate,
-                 run.sampling_progress)  # fmt: skip
+                 run.sampling_progress, classes)  # fmt: skip
     run.save_model()
+    few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]
+    images, c, names = first_of_each(run.train_set, few)
+    process_figures(run.log_dir, run.averaged, images, seed, c, names,
+                    progress=lambda t: run.sampling_progress("processes", t))  # fmt: skip
     if final:
         draw_applications(run.log_dir, run.averaged, run.val_set, run.mark(), seed, run.sampling_progress)
 
@@ -53,17 +81,22 @@ def draw_samples(
     seed: int,
     animate: bool = True,
     progress: Callable[[str, int], None] | None = None,
+    classes: Sequence[int] | None = None,
 ) -> None:
     """A grid and, with `animate`, a GIF for each guidance weight: n_samples of each class, above real images of these.
 
     mark: the moment of training, such as 'epoch 3'. progress: called with (what is drawn, t) after each reverse step.
+    classes: which classes, as indices; by default those of `shown_classes`.
     """
-    names = list(real_set.class_names)
-    real = real_rows(real_set, n_samples)
+    n_classes = real_set.n_classes
+    classes = shown_classes(n_classes) if classes is None else list(classes)
+    names = [real_set.class_names[k] for k in classes]
+    real = real_rows(real_set, n_samples, classes)
     for w in g_weights:
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         report = (lambda t, w=w: progress(f"guidance weight {w:g}", t)) if progress else None
-        y_0, y_steps = ddpm.sample(n_samples, None, len(names), w, generator=generator, record=animate, progress=report)
+        y_0, y_steps = ddpm.sample(n_samples, None, n_classes, w, classes, generator=generator, record=animate,
+                                   progress=report)  # fmt: skip
         tail = f"_{mark.replace(' ', '')}_guidance_weight{w:g}"
         plot_image(log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, f"{mark}, guidance weight {w:g}")
         if animate:
@@ -91,23 +124,56 @@ def draw_applications(
                       [f"{name} hidden" for name in hidden], seed=seed, title=title, progress=report("completions"),
                       **COMPLETION)  # fmt: skip
     names = list(real_set.class_names)
-    mixtures = [pair for pair in MIXTURES if max(pair) < len(names)] or [(0, 1)]
+    mixtures = [pair for pair in MIXTURES.get(real_set.name, DIGIT_MIXTURES) if max(pair) < len(names)] or [(0, 1)]
     if len(names) > 1:
         weights = [{k: 1 / len(mixture) for k in mixture} for mixture in mixtures]
         mixture_figure(log_dir / "mixture.png", ddpm, names, weights, 4, 1.0, seed,
                        f"{mark}, mixtures of classes, guidance weight 1", report("mixtures"))  # fmt: skip
 
 
-def real_rows(images: ImageSet, n_rows: int) -> torch.Tensor:
-    """The first n_rows images of each class, class-fastest, float32 [n_rows * n_classes, C, H, W] on the CPU.
+def real_rows(images: ImageSet, n_rows: int, classes: Sequence[int]) -> torch.Tensor:
+    """The first n_rows images of each of these classes, class-fastest, float32 [n_rows * K, C, H, W] on the CPU.
 
     A class with fewer leaves NaN in its places, which a picture shows blank.
     """
-    rows = torch.full((n_rows, images.n_classes, *images.images.shape[1:]), math.nan)
-    for k in range(images.n_classes):
+    rows = torch.full((n_rows, len(classes), *images.images.shape[1:]), math.nan)
+    for column, k in enumerate(classes):
         index = (images.labels == k).nonzero().flatten()[:n_rows].to(images.images.device)
-        rows[: len(index), k] = to_float(images.images[index]).cpu()
+        rows[: len(index), column] = to_float(images.images[index]).cpu()
     return rows.flatten(0, 1)
+
+
+def first_of_each(images: ImageSet, classes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """The first image of each of these classes (of those that have any), its class vector and its class's name."""
+    index = torch.cat([(images.labels == k).nonzero()[:1, 0] for k in classes])
+    return (*images.batch(index), [images.class_names[k] for k in images.labels[index].tolist()])
+
+
+def data_figure(path: Path, images: ImageSet) -> None:
+    """Write what a data set holds: the first images of each class, under its name, and how many there are.
+
+    More than 20 classes stand in blocks of 10, so that every class of a hundred is there and can be read.
+    """
+    n_classes = images.n_classes
+    counts = images.labels.bincount(minlength=n_classes).tolist()
+    title = f"{images.name}: {len(images):,} training images"
+    if n_classes == 1:
+        first = to_float(images.images[: N_EXAMPLES * FEW]).cpu()
+        plot_groups(path, [("", first)], None, f"{title} of class {images.class_names[0]}", min(FEW, len(first)))
+        return
+    heads = list(images.class_names)
+    if min(counts) == max(counts):
+        title += f", {counts[0]:,} of each of {n_classes} classes"
+    else:
+        heads = [f"{name} ({count:,})" for name, count in zip(heads, counts)]
+    n_columns, n_rows = (n_classes, N_EXAMPLES) if n_classes <= MOST_COLUMNS else (FEW, N_EXAMPLES // 3)
+    groups, heads_of_groups = [], []
+    for start in range(
+        0, n_classes, n_columns
+    ):  # a last block that is not full is filled up with classes without images
+        groups.append(("", real_rows(images, n_rows, range(start, start + n_columns))))
+        heads_of_groups.append((heads[start : start + n_columns] + [""] * n_columns)[:n_columns])
+    plot_groups(path, groups, heads_of_groups, title)
 
 
 def mixture_figure(
@@ -207,27 +273,31 @@ def process_figures(
     images: torch.Tensor,
     seed: int,
     c: torch.Tensor | None = None,
+    heads: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
     **step: Any,
 ) -> None:
     """forward_process.png: images on their way to noise, at 0, 25, 50, 75 and 99 % of T, with one draw of noise each.
     backward_process.png: what the model makes of the last of these, at the same times.
 
-    images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. step: further arguments of DDPM.p_sample.
+    images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. heads: what stands above them. step: further
+    arguments of DDPM.p_sample.
     """
     images = images.to(ddpm.device)
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    times = [int(part * ddpm.n_timesteps) for part in MARKS]
+    marks = {int(part * ddpm.n_timesteps): part for part in MARKS}  # of very few steps two marks are one
+    times = list(marks)
     noise = torch.randn(images.shape, generator=generator, device=ddpm.device)
     forward = [ddpm.q_sample(images, t, noise) for t in times]
-    rows = [f"t = {t} ({part:.0%})" for t, part in zip(times, MARKS)]
+    rows = [f"t = {t} ({part:.0%})" for t, part in marks.items()]
     title = f"q(x_t | x_0), {ddpm.n_timesteps} steps: from images to noise"
-    plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), None, title, len(images))
+    plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), heads, title, len(images))
 
     falling = times[::-1]
     _, backward = ddpm.reverse_process(forward[-1], times[-1], falling, progress, c=c, generator=generator, **step)
-    title = f"p(x_t | x_{times[-1]}), from the noise above back to images"
-    plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), None, title, len(images))
+    title = f"p(x_t | x_{times[-1]}): from the noise of forward_process.png to images"
+    title += "" if c is None else " of the same classes"
+    plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), heads, title, len(images))
 
 
 def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:

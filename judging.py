@@ -4,9 +4,10 @@
     classes = classify(judge, y)                            # y [N, C, H, W] in [-1, 1] -> int64 [N]
     features = features_of(judge, train_set.images)         # uint8 [N, C, H, W] -> float32 [N, D], for quality.py
 
-Two recipes: digits, which may be moved but neither mirrored nor cropped, and photographs. Where a data set has a single
-class there is none to tell, and its judge tells by which quarter turns an image was turned (Gidaris et al. 2018,
-arXiv:1803.07728). To do that it has to know what stands where in an image, and so its features describe images too.
+Three recipes: digits, which may be moved but neither mirrored nor cropped; clothes, which may be mirrored too; and
+photographs. Where a data set has a single class there is none to tell, and its judge tells by which quarter turns an
+image was turned (Gidaris et al. 2018, arXiv:1803.07728). To do that it has to know what stands where in an image, and so
+its features describe images too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from inference import for_inference
 from networks.judge import Judge, ResidualJudge
 
 AT_ONCE = 500  # images that are judged together
-DIGIT_SETS = ("mnist", "rendered")  # grey, and not to be mirrored
 
 
 class Recipe(NamedTuple):
@@ -50,11 +50,12 @@ def _sgd(parameters, **settings) -> torch.optim.Optimizer:
 
 
 DIGITS = Recipe(Judge, 32, (4,), 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
+CLOTHES = DIGITS._replace(flips=True)
 PHOTOGRAPHS = Recipe(ResidualJudge, 64, (10, 6), 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
-    return DIGITS if image_set.name in DIGIT_SETS else PHOTOGRAPHS
+    return {"mnist": DIGITS, "rendered": DIGITS, "fashion_mnist": CLOTHES}.get(image_set.name, PHOTOGRAPHS)
 
 
 def tells_rotations(image_set: ImageSet) -> bool:

@@ -1,6 +1,6 @@
 """Draw from a trained model: classes, mixtures of classes, completions of images, other guidance weights, many for FID.
 
-    python sample.py log/log_mnist/model_epoch20.pt                            # samples.png: a grid of all classes
+    python sample.py log/log_mnist/model_epoch20.pt                            # samples.png: a grid of its classes
     python sample.py log/log_mnist/model_epoch20.pt --classes 3 8 --g_weight 3 --animate      # ... and samples.gif
     python sample.py log/log_mnist/model_epoch20.pt --mix 3+8 "3*0.7+8*0.3"    # mixture.png
     python sample.py log/log_mnist/model_epoch20.pt --guidance_sweep 0 0.5 1 2 3 5 8          # guidance_sweep.png
@@ -45,7 +45,7 @@ from cli import (
 )
 from datasets import one_hot, to_float
 from ddpm import DDPM
-from figures import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
+from figures import HIDDEN, inpainting_figure, mixture_figure, shown_classes, sweep_figure
 from image_files import read_images, read_mask
 from log_folder import free_names
 from report import write_report
@@ -110,8 +110,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, help="a model_epoch*.pt or checkpoint.pt of this suite")
-    add("--classes", nargs="+", metavar="K", help="names or indices of classes (all); with --inpaint: the class of all "
-        "images, or one for each (no class)")  # fmt: skip
+    add("--classes", nargs="+", metavar="K", help="names or indices of classes (all; pictures of a model of more than 20: "
+        "10 that are spread evenly); with --inpaint: the class of all images, or one for each (no class)")  # fmt: skip
     add("--n_samples", type=whole(1), help="samples of each class or mixture (4), completions of each image (5)")
     add("--g_weight", type=number(-1, 1e6), metavar="W", help="guidance weight w (1)")
     add(
@@ -160,10 +160,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def chosen(words: Sequence[str] | None, class_names: Sequence[str]) -> list[int]:
-    """The classes of --classes: all of them if it was left out, none if the model has none."""
+    """The classes of --classes: those that any picture shows if it was left out, none if the model has none."""
     if words and not class_names:
         raise CallError("--classes: the model has no classes")
-    return [class_index(word, class_names) for word in words] if words else list(range(len(class_names)))
+    return [class_index(word, class_names) for word in words] if words else shown_classes(len(class_names))
 
 
 def check_count(n_images: int, option: str = "--n_samples") -> int:
@@ -285,7 +285,7 @@ def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any
 
 
 def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
-    classes = chosen(args.classes, names)
+    classes = chosen(args.classes, names) if args.classes else list(range(len(names)))
     settings = {
         "n_images": args.npz,
         "batch_size": check_count(args.batch_size, "--batch_size"),

@@ -32,6 +32,7 @@ from cli import (
     values_from_call,
     whole,
 )
+from figures import draw_data
 from measurements import read_list
 from reference import Reference
 from trainer import Trainer, plain_arguments
@@ -121,7 +122,7 @@ def main() -> None:
             read_list(args.log_dir / "metrics.json")  # now, and not at the first pictures, is it found damaged
         train_set, val_set = train_set.to(device), val_set.to(device)
         draw = functools.partial(draw, reference=Reference(train_set, val_set, args.judge_dir, args.data_dir))
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw).run()
+    Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw, draw_data).run()
 
 
 if __name__ == "__main__":

@@ -65,8 +65,9 @@ class Trainer:
     A run is counted in epochs (args.n_epochs, pictures every args.save_every) or in steps (args.train_steps, pictures
     every args.save_and_sample_every). `spec` is the recipe that built `ddpm` (checkpoint.Spec). `defaults` (the script's
     default arguments) and `expected` (what a healthy run looks like) are for config.json and the report.
-    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py). `dequantised`: train on
-    images that `datasets.dequantise` made continuous (validation sees the 8-bit images, as for every other model).
+    `draw(trainer)` makes the pictures of the moment that the trainer has reached (figures.py); `draw_first`, if there
+    is one, those that need no training. `dequantised`: train on images that `datasets.dequantise` made continuous
+    (validation sees the 8-bit images, as for every other model).
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class Trainer:
         defaults: dict[str, Any],
         expected: str,
         draw: Callable[[Trainer], None],
+        draw_first: Callable[[Trainer], None] | None = None,
         dequantised: bool = False,
     ):
         self.ddpm, self.spec, self.args = ddpm, spec, args
-        self.defaults, self.expected, self.draw, self.dequantised = defaults, expected, draw, dequantised
+        self.defaults, self.expected = defaults, expected
+        self.draw, self.draw_first, self.dequantised = draw, draw_first, dequantised
         self.device = ddpm.device
         self.train_set, self.val_set = train_set.to(self.device), val_set.to(self.device)
         self.log_dir = Path(args.log_dir)
@@ -256,6 +259,11 @@ class Trainer:
             if self.args.resume:
                 self.say(f"nothing to resume in {self.log_dir}: beginning at step 0")
             self.folder.write_config(self.config())
+        if self.draw_first:
+            self.draw_first(self)
+        self.make_report()  # already now: it shows what the run is going to do
+        if resume:
+            self.take_up()
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
         """Take up the run of a checkpoint. CallError that names the difference if it is another run's."""
@@ -283,6 +291,9 @@ class Trainer:
             write_csv(self.log_dir / "metrics.csv", self.history)
         for line in adjusted:
             self.say(f"from step {self.step} on: {line}")
+
+    def take_up(self) -> None:
+        """Tell where a continued run stands, and make the pictures of that moment if it may have none."""
         if self.step == self.last_step:
             self.say(f"the run is already finished ({self.mark()}): making its pictures and report again")
             self.make_pictures()

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_folders import write_folder
 from tiny_mnist import write_idx, write_mnist
 
 import datasets
 import rendered_digits
+import torchvision_sets
 from datasets import DataError, ImageSet, load, one_hot, render_digits, to_float, to_uint8
 
 ROOT = Path(datasets.__file__).resolve().parent
@@ -40,6 +42,12 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", fail)
     return tried
+
+
+@pytest.fixture(params=[("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")], ids=lambda param: param[0])
+def published(request):
+    """Two data sets in files of the same kind: the name for `load`, and that of the folder (and of torchvision's class)."""
+    return request.param
 
 
 @pytest.fixture
@@ -126,7 +134,7 @@ def test_a_set_too_large_for_the_gpu_stays_in_main_memory(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_are_the_same_from_either_memory(monkeypatch):
-    data = ImageSet(*render_digits(50, seed=1), datasets.DIGITS, "rendered")
+    data = ImageSet(*render_digits(50, seed=1), rendered_digits.DIGITS, "rendered")
     index = torch.arange(20)
     expected = data.batch(index)
     on_gpu = data.to("cuda")
@@ -139,26 +147,32 @@ def test_batches_are_the_same_from_either_memory(monkeypatch):
         assert torch.equal(c.cpu(), expected[1])
 
 
-# ---- MNIST ----------------------------------------------------------------------------------------------------------
+# ---- MNIST and Fashion-MNIST ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("train, split", [(True, "train"), (False, "t10k")])
-def test_mnist_files_are_read(tmp_path, train, split):
-    arrays = write_mnist(tmp_path)
-    data = load("mnist", tmp_path, train)
+def test_files_are_read(tmp_path, published, train, split):
+    name, folder = published
+    arrays = write_mnist(tmp_path, folder=folder)
+    data = load(name, tmp_path, train)
     assert data.images.dtype == torch.uint8 and data.labels.dtype == torch.int64
     assert np.array_equal(data.images[:, 0].numpy(), arrays[f"{split}-images-idx3-ubyte"])
     assert np.array_equal(data.labels.numpy(), arrays[f"{split}-labels-idx1-ubyte"])
-    assert data.class_names == [str(k) for k in range(10)] and data.name == "mnist"
+    clothes = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split() + ["Ankle boot"]
+    assert data.class_names == (list("0123456789") if name == "mnist" else clothes)
+    assert data.name == name and data.images.shape[1:] == (1, 28, 28)
 
 
-def test_missing_mnist_without_network(tmp_path, no_network, capfd):
+def test_missing_files_without_network(tmp_path, published, no_network, capfd):
+    name, folder = published
     with pytest.raises(DataError) as error:
-        load("mnist", tmp_path / "data", True)
+        load(name, tmp_path / "data", True)
     text = assert_one_line(error)
-    raw = tmp_path / "data" / "MNIST" / "raw"
-    assert no_network and str(raw) in text and "login node" in text and "--dataset rendered" in text
-    assert list(raw.iterdir()) == [] and list((tmp_path / "data").iterdir()) == [tmp_path / "data" / "MNIST"]
+    raw = tmp_path / "data" / folder / "raw"
+    assert no_network and f"{folder} is not in {raw}" in text and "login node" in text
+    assert f"import {folder}; {folder}('{tmp_path / 'data'}', download=True)" in text
+    assert ("--dataset rendered" in text) == (name == "mnist")  # rendered digits are no substitute for clothes
+    assert list(raw.iterdir()) == [] and list((tmp_path / "data").iterdir()) == [tmp_path / "data" / folder]
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 1 and err == ""
 
@@ -174,36 +188,37 @@ def test_a_broken_download_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_download_fills_in_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_a_download_fills_in_what_is_missing(tmp_path, published, monkeypatch, capsys):
+    name, folder = published
     source, data_dir = tmp_path / "source", tmp_path / "data"
-    arrays = write_mnist(source)
-    write_mnist(data_dir)
-    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
-        (data_dir / "MNIST" / "raw" / name).unlink()
+    arrays = write_mnist(source, folder=folder)
+    write_mnist(data_dir, folder=folder)
+    for missing in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (data_dir / folder / "raw" / missing).unlink()
 
     def serve(url, root, filename, md5):
         print("10% ... 20% ...", file=sys.stderr)
         with gzip.open(Path(root, filename), "wb") as stream:
-            stream.write((source / "MNIST" / "raw" / filename[: -len(".gz")]).read_bytes())
+            stream.write((source / folder / "raw" / filename[: -len(".gz")]).read_bytes())
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", serve)
-    data = load("mnist", data_dir, True)
+    data = load(name, data_dir, True)
     assert np.array_equal(data.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
-    assert sorted(path.name for path in (data_dir / "MNIST" / "raw").iterdir()) == sorted(arrays)
+    assert sorted(path.name for path in (data_dir / folder / "raw").iterdir()) == sorted(arrays)
     assert capsys.readouterr().err == ""  # no progress bars in a batch log
 
 
-def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, monkeypatch, no_network):
-    arrays = write_mnist(tmp_path)
+def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, published, monkeypatch, no_network):
+    name, folder = published
     resources = []
-    for name in arrays:
-        file = tmp_path / "MNIST" / "raw" / name
+    for file_name in write_mnist(tmp_path, folder=folder):
+        file = tmp_path / folder / "raw" / file_name
         packed = gzip.compress(file.read_bytes())
         file.unlink()
-        file.with_name(f"{name}.gz").write_bytes(packed)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    assert len(load("mnist", tmp_path, True)) == 40 and no_network == []
+        file.with_name(f"{file_name}.gz").write_bytes(packed)
+        resources.append((f"{file_name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(getattr(torchvision_sets, folder), "resources", resources)
+    assert len(load(name, tmp_path, True)) == 40 and no_network == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path, no_network):
@@ -213,8 +228,8 @@ def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path, no_network):
     assert str(tmp_path / "file") in assert_one_line(error)
 
 
-def damage(data_dir: Path, name: str, kind: str) -> Path:
-    file = data_dir / "MNIST" / "raw" / name
+def damage(raw: Path, name: str, kind: str) -> Path:
+    file = raw / name
     content = file.read_bytes()
     changed = {
         "truncated": content[:-1],
@@ -229,15 +244,16 @@ def damage(data_dir: Path, name: str, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "longer", "header cut", "empty", "a web page", "nothing in it"])
-@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
-def test_a_damaged_file_is_named_and_not_downloaded(tmp_path, no_network, name, kind):
-    write_mnist(tmp_path)
-    file = damage(tmp_path, name, kind)
+@pytest.mark.parametrize("file_name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+def test_a_damaged_file_is_named_and_not_downloaded(tmp_path, published, no_network, file_name, kind):
+    name, folder = published
+    write_mnist(tmp_path, folder=folder)
+    file = damage(tmp_path / folder / "raw", file_name, kind)
     with pytest.raises(DataError) as error:
-        load("mnist", tmp_path, True)
+        load(name, tmp_path, True)
     assert f"{file} is damaged" in assert_one_line(error)
     assert no_network == []
-    assert len(load("mnist", tmp_path, False)) == 20  # the other split is whole
+    assert len(load(name, tmp_path, False)) == 20  # the other split is whole
 
 
 def test_files_that_do_not_match_are_damaged(tmp_path):
@@ -251,15 +267,19 @@ def test_files_that_do_not_match_are_damaged(tmp_path):
         load("mnist", tmp_path, True)
 
 
-def test_real_mnist():
+@pytest.mark.parametrize(
+    "name, folder, labels, mean",
+    [("mnist", "MNIST", [5, 0, 4, 1, 9], 0.1307), ("fashion_mnist", "FashionMNIST", [9, 0, 0, 3, 0], 0.2860)],
+)
+def test_the_real_files(name, folder, labels, mean):
     places = [Path(place) for place in (os.environ.get("DDPM_DATA_DIR"), ROOT.parent / "shared" / "data") if place]
-    here = [place for place in places if (place / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file()]
+    here = [place for place in places if (place / folder / "raw" / "t10k-images-idx3-ubyte").is_file()]
     if not here:
-        pytest.skip("MNIST is not on this machine")
-    data = load("mnist", here[0], True)
-    assert data.images.shape == (60_000, 1, 28, 28) and data.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert abs(data.images.double().mean() / 255 - 0.1307) < 1e-4
-    assert len(load("mnist", here[0], False)) == 10_000
+        pytest.skip(f"{folder} is not on this machine")
+    data = load(name, here[0], True)
+    assert data.images.shape == (60_000, 1, 28, 28) and data.labels[:5].tolist() == labels
+    assert abs(data.images.double().mean() / 255 - mean) < 1e-4
+    assert len(load(name, here[0], False)) == 10_000
 
 
 # ---- arguments of load ----------------------------------------------------------------------------------------------
@@ -310,8 +330,22 @@ def test_a_wrong_argument_is_named_with_its_value(tmp_path, wrong):
 
 
 def test_an_unknown_set_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="'mnits'.*mnist, rendered"):
+    with pytest.raises(ValueError, match="'mnits'.*fashion_mnist.*, mnist, rendered"):
         load("mnits", tmp_path, True)
+
+
+def test_the_grey_sets_are_those_that_load_takes_for_grey(tmp_path, few_digits, monkeypatch):
+    for folder in ("MNIST", "FashionMNIST"):
+        write_mnist(tmp_path, folder=folder)
+    for name in ("afhq", "cifar10", "cifar100"):
+        write_folder(tmp_path / name, ["a", "b"], 2, size=28, splits=("train", "test"))
+    write_folder(tmp_path, ["a", "b"], 2, size=28)
+    for name in datasets.SOURCES:
+        if name in datasets.GREY:
+            assert load(name, tmp_path, True).images.shape[1] == 1
+        else:
+            with pytest.raises(ValueError, match="im_channels = 1"):
+                load(name, tmp_path, True, n_classes=None)
 
 
 # ---- rendered digits ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_folders import write_folder
+from tiny_mnist import write_mnist
 
 import checkpoint
 import datasets
@@ -37,7 +38,8 @@ FIGURES = ("frechet_distance", "precision", "recall")
 @pytest.fixture
 def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
-    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(cycles=(1,)))
+    for recipe in ("DIGITS", "CLOTHES"):
+        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(cycles=(1,)))
     monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(cycles=(1,), n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
@@ -251,6 +253,17 @@ def test_an_npz_of_samples_has_the_figures_of_the_model(judged, tmp_path):
     assert of_npz["results"][0] == of_model["results"][0]
     assert of_npz["results"][1] == {k: v for k, v in of_model["results"][1].items() if k != "guidance_weight"}
     assert [file.name for file in tmp_path.glob("judge_*")] == ["judge_mnist_10x28x1.pt"]
+
+
+def test_grey_clothes_have_a_judge_of_one_channel(judged, tmp_path):
+    write_mnist(tmp_path, folder="FashionMNIST")
+    tests = datasets.load("fashion_mnist", tmp_path, train=False)
+    write_npz(tmp_path / "samples.npz", tests.images, tests.labels)
+    status, (measured,) = judged("--dataset fashion_mnist", "samples.npz", tmp_path)
+    assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_fashion_mnist_10x28x1.pt"]
+    of_tests, of_npz = measured["results"]
+    assert of_npz["judge_accuracy"] == of_tests["judge_accuracy"]  # these are the same images
+    assert [of_npz[name] for name in FIGURES] == pytest.approx([of_tests[name] for name in FIGURES])
 
 
 @pytest.mark.parametrize("labels", [None, np.full(12, -1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn as nn
@@ -12,6 +14,7 @@ import judging
 from cli import RunError
 from datasets import ImageSet, render_digits, to_float
 from judging import (
+    CLOTHES,
     DIGITS,
     PHOTOGRAPHS,
     accuracy_of,
@@ -94,13 +97,23 @@ def test_rotations():
     assert torch.equal(turned[3:6], y.transpose(2, 3).flip(2)) and torch.equal(turned[9:], y.transpose(2, 3).flip(3))
 
 
-def test_digits_are_never_mirrored_and_photographs_are():
+def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     images, labels = render_digits(4, seed=0)
     digits = ImageSet(images, labels, list("0123456789"), "rendered")
     assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crops
     y, _ = judging._examples(digits, torch.arange(4), DIGITS, torch.Generator().manual_seed(0))
     moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
     assert any(torch.equal(y, move) for move in moves)  # moved, as a whole, and that is all
+
+    clothes = dataclasses.replace(digits, name="fashion_mnist")  # neither cropped nor coloured, but mirrored
+    assert recipe_for(clothes) == CLOTHES
+    judge = judging.new_judge(clothes, CLOTHES)
+    assert type(judge) is Judge and judge.layers[0].in_channels == 1
+    generator = torch.Generator().manual_seed(0)
+    seen = [judging._examples(clothes, torch.tensor([0]), CLOTHES, generator)[0] for _ in range(20)]
+    mirrored = [any(torch.equal(y, move[:1].flip(3)) for move in moves) for y in seen]
+    assert 4 < sum(mirrored) < 16
+    assert all(m or any(torch.equal(y, move[:1]) for move in moves) for m, y in zip(mirrored, seen))
 
     photographs = coloured(1)
     assert recipe_for(photographs) == PHOTOGRAPHS

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from unittest import mock
 
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
 from tiny_folders import write_folder
+from tiny_sample import run_sample
 
 import animal_figures
 import checkpoint
 import train_afhq
 import train_cifar10
+import train_cifar100
 from cli import run_script
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -68,6 +71,7 @@ def test_cifar_leaves_a_complete_folder(data_dir, tmp_path, network):
     assert cifar(data_dir, tmp_path / "log", f"{network} --animate_every 2") == 0
     names = {file.name for file in (tmp_path / "log").iterdir()}
     assert {"config.json", "metrics.csv", "loss.png", "report.html", "inpainting.png", "mixture.png"} <= names
+    assert {"data.png", "forward_process.png", "backward_process.png"} <= names
     assert {"generated_images_epoch1_guidance_weight1.png", "generated_images_epoch2_guidance_weight1.png"} <= names
     assert "animation_epoch2_guidance_weight1.gif" in names and "animation_epoch1_guidance_weight1.gif" not in names
     ddpm, content = checkpoint.load_model(tmp_path / "log" / "model_epoch2.pt", torch.device("cpu"))
@@ -108,6 +112,42 @@ def test_a_height_that_does_not_halve_is_one_line(data_dir, tmp_path, capsys):
     assert "height must be divisible by 8" in capsys.readouterr().err
 
 
+# ------------------------------------------------------------------------------------------------ CIFAR-100
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory):
+    """The log folder of a tiny run of a hundred classes, with one image in each."""
+    folder = tmp_path_factory.mktemp("cifar100")
+    write_folder(folder / "cifar100", [f"class_{k:02}" for k in range(100)], 1, splits=("train", "test"))
+    words = f"{TINY_CIFAR} --batch_size 50 --n_epochs 1 --data_dir {folder} --log_dir {folder / 'log'}"
+    assert run(train_cifar100, words) == 0
+    return folder / "log"
+
+
+def test_cifar100_trains_on_all_classes_and_shows_ten(hundred):
+    config = json.loads((hundred / "config.json").read_text())
+    assert len(config["dataset"]["classes"]) == 100 and config["dataset"]["train_images"] == 100
+    assert config["defaults"]["log_dir"].endswith("log_cifar100") and config["defaults"]["n_classes"] == 100
+    assert config["defaults"]["flip"] == "on" and config["defaults"]["g_weight"] == [1, 3]
+    names = {file.name for file in hundred.iterdir()}
+    assert {"data.png", "forward_process.png", "backward_process.png", "inpainting.png", "mixture.png"} <= names
+    for name in ("data.png", "generated_images_epoch1_guidance_weight1.png", "forward_process.png"):
+        assert imageio.imread(hundred / name).shape[1] < 1000
+    assert len(imageio.mimread(hundred / "animation_epoch1_guidance_weight1.gif")) == 7
+    assert imageio.imread(hundred / "animation_epoch1_guidance_weight1.gif").shape[1] < 500
+
+
+def test_a_model_of_a_hundred_classes_is_loaded_and_used(hundred, tmp_path):
+    file = hundred / "model_epoch1.pt"
+    ddpm, content = checkpoint.load_model(file, torch.device("cpu"))
+    assert content["class_names"] == [f"class_{k:02}" for k in range(100)] and ddpm.nn_model.n_classes == 100
+    assert run_sample(file, tmp_path) == 0 and run_sample(file, tmp_path, "--classes class_99 7") == 0
+    assert imageio.imread(tmp_path / "samples.png").shape[1] < 1000
+    assert run_sample(file, tmp_path, "--npz 100") == 0  # for measuring: of all classes
+    assert sorted(np.load(tmp_path / "samples.npz")["arr_1"].tolist()) == list(range(100))
+
+
 # ------------------------------------------------------------------------------------------------ AFHQ
 
 
@@ -122,7 +162,8 @@ def test_afhq_leaves_a_complete_folder(animal_run):
     names = {file.name for file in animal_run.iterdir()}
     marks = (3, 6, 7)  # every third step, and the last
     assert {f"samples_step{s}.png" for s in marks} | {f"model_step{s}.pt" for s in marks} <= names
-    assert {"loss.png", "forward_process.png", "backward_process.png", "animation_step7.gif", "report.html"} <= names
+    assert {"data.png", "loss.png", "forward_process.png", "backward_process.png"} <= names
+    assert {"animation_step7.gif", "report.html"} <= names
     rows = list(csv.DictReader(open(animal_run / "metrics.csv")))
     assert [row["step"] for row in rows] == [str(s) for s in range(1, 8)]
     assert [bool(row["val_loss"]) for row in rows] == [s in marks for s in range(1, 8)]
