@@ -355,16 +355,16 @@ def check_others(check: Check) -> None:
 
 
 def check_strangers(check: Check) -> None:
-    """A note on files that no script of the suite writes into a log folder; other pictures must be decodable."""
-    known = r"config\.json|metrics\.(csv|json)|report\.html|train\.log|samples\.(log|npz)|checkpoint\.pt"
-    known += r"|model_(epoch|step)\d+\.pt|.+\.(png|gif|csv)"
-    strange = sorted(name for name in check.folder.files if not re.fullmatch(known, name))
-    if strange:
-        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-        check.say("note", ", ".join(strange[:5]) + more, "no script of the suite writes this")
+    """Pictures that nobody asked for must be decodable too; a note on files that no script of the suite writes."""
     told = {finding.what for finding in check.findings}
     for name in sorted(check.folder.files):
         if name.lower().endswith(".png") and printable(name) not in told:
             check_figure(check, name)
         elif name.lower().endswith(".gif") and printable(name) not in told:
             check.use(check.folder.animation, name)
+    known = r"config\.json|metrics\.(csv|json)|report\.html|train\.log|samples\.(log|npz)|checkpoint\.pt"
+    known += r"|model_(epoch|step)\d+\.pt|.+\.(png|gif|csv)"
+    strange = sorted(name for name in check.folder.files if not re.fullmatch(known, name))
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        check.say("note", ", ".join(strange[:5]) + more, "no script of the suite writes this")
