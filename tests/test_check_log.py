@@ -19,10 +19,14 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from tiny_folders import write_folder
 
 import check_log
 import checkpoint
+import datasets
+import model_checks
 import picture_checks
+import train_afhq
 from cli import run_script
 from utils import plot_animation, plot_image, write_json
 
@@ -372,6 +376,94 @@ def test_resample_finds_a_model_that_drew_other_grids(folder, capsys):
     assert run_check(folder) == 0  # nothing else betrays it
     assert run_check(folder, "--resample") == 1
     assert f"{MODEL} draws other images" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ other kinds of runs
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """The log folder of a tiny train_afhq.py."""
+    data = write_folder(tmp_path_factory.mktemp("data") / "afhq", ["cat"], 12, size=20).parent
+    log_dir = tmp_path_factory.mktemp("animals") / "log"
+    words = "--unet_dim 8 --unet_dim_mults 1 2 --time_steps 10 --batch_size 4 --n_samples 5 --image_size 16"
+    words += f" --train_steps 4 --save_and_sample_every 2 --data_path {data} --save_folder {log_dir} --device cpu"
+    with mock.patch.object(sys, "argv", ["train_afhq.py", *words.split()]):
+        run_script(train_afhq.main)
+    return log_dir
+
+
+def test_a_run_counted_in_steps(animals, tmp_path, capsys):
+    folder = Path(shutil.copytree(animals, tmp_path / "hand_in"))
+    # Four steps learn nothing: the samples are noise, and the check says so; with others in their place all is well.
+    assert run_check(folder, "--quiet") == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  problem")]
+    noises = [f"  problem  samples_step{s}.png: its generated images are noise" for s in (2, 4)]
+    assert [line for line in problems if "metrics.csv" not in line] == noises
+    edit_metrics(folder / "metrics.csv", lambda rows: rows[0].update(train_loss="1.5"))
+    frames = torch.cat([torch.rand(1, 5, 3, 16, 16) * 2 - 1, images(15, 16).reshape(1, 5, 3, 16, 16)])
+    plot_image(folder / "samples_step2.png", images(15, 16, 1).reshape(5, 3, 16, 16), title="step 2, samples")
+    plot_image(folder / "samples_step4.png", frames[1], title="step 4, samples")
+    plot_animation(folder / "animation_step4.gif", frames, [10, 0], 3)
+    assert run_check(folder) == 0
+    out = capsys.readouterr().out
+    assert "samples_step4.png: 2 rows of generated" in out and "finished 4 of 4 steps" in out
+    assert run_check(folder, "--resample") == 1
+    assert "model_step4.pt draws other images" in capsys.readouterr().out
+    shutil.copy(animals / "samples_step4.png", folder)  # what the model did draw
+    assert run_check(folder, "--resample") == 1
+    assert "samples_step4.png: model_step4.pt draws the same images" in capsys.readouterr().out
+    (folder / "forward_process.png").unlink()
+    assert run_check(folder) == 1 and "forward_process.png: is missing" in capsys.readouterr().out
+
+
+def test_a_run_on_points(tmp_path, capsys):
+    arguments = {"dataset": "chequerboard", "train_steps": 20, "save_and_sample_every": 10, "n_timesteps": 5, "seed": 0}
+    config = {"arguments": arguments, "dataset": {"name": "chequerboard"}}
+    write_json(tmp_path / "config.json", config)
+    write_json(tmp_path / "metrics.json", [])
+    (tmp_path / "metrics.csv").write_text("epoch,step,train_loss\n0,10,1.0\n0,20,0.5\n")
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "model_step20.pt", {"format": 1})
+    for name in ("samples", "forward_process", "backward_process", "vector_field", "loss"):
+        plot_image(tmp_path / f"{name}.png", images())
+    assert run_check(tmp_path) == 1  # only by its model, which is none
+    out = capsys.readouterr().out
+    assert out.count("  problem") == 1 and "model_step20.pt: was refused" in out and "finished 20 of 20 steps" in out
+    for name in ("vector_field.png", "metrics.json"):
+        (tmp_path / name).unlink()
+        assert run_check(tmp_path) == 1
+        assert f"  problem  {name}: is missing" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ judging
+
+
+class Judge(torch.nn.Module):
+    """Sees class k + shift in the k-th image of every row."""
+
+    def __init__(self, shift: int):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.tensor(float(shift)))
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        assert y.shape[1:] == (1, 28, 28) and -1 <= y.min() < y.max() <= 1
+        return torch.nn.functional.one_hot((torch.arange(len(y)) + int(self.shift)) % 10, 10).float()
+
+
+@pytest.mark.parametrize("shift, status, text", [(0, 0, "100% of 10 images"), (1, 1, "0% of 10 images")])
+def test_judge(folder, data_dir, capsys, shift, status, text):
+    test_set = datasets.load("mnist", data_dir, False)
+    with mock.patch.object(model_checks.Judges, "of", return_value=(Judge(shift), 0.99, test_set)):
+        assert run_check(folder, "--judge") == status
+    out = capsys.readouterr().out
+    assert f"  {'problem ' if status else 'ok      '} {GRID}: {text} show the class asked for" in out
+
+
+def test_without_data_there_is_no_judge_but_a_note(folder, tmp_path, capsys):
+    with mock.patch.object(datasets, "load", side_effect=datasets.DataError("no data here")):
+        assert run_check(folder, "--judge", "--judge_dir", tmp_path) == 0
+    assert "  note     judge: cannot judge: no data here" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------ the call
