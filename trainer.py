@@ -335,7 +335,7 @@ class Trainer:
             {
                 "spec": self.spec,
                 "arguments": plain_arguments(self.args),
-                "class_names": list(self.train_set.class_names),
+                "class_names": list(self.train_set.class_names) if self.classes else [],
                 "train_images": len(self.train_set),
                 "model": self.ddpm.nn_model.state_dict(),
                 "average": self.averaged.nn_model.state_dict(),

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import imageio.v2 as imageio  # 2.28.1 or newer: older versions take the frame durations of a GIF in seconds, not in ms
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import IdentityTransform
+
+from page_layout import animation_layout, groups_layout
 
 if TYPE_CHECKING:
     import torch
@@ -173,12 +174,6 @@ def _tile(images: np.ndarray, n_columns: int, scale: int, gap: int) -> np.ndarra
     return pixels[: n_rows * height - gap, : n_columns * width - gap].repeat(3 // n_channels, axis=2)
 
 
-def _text_width(text: str, size: float, weight: str = "normal") -> int:
-    """Width of a line of text in pixels, its font `size` in pixels."""
-    font = FontProperties(size=size, weight=weight)
-    return math.ceil(RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0])
-
-
 def _draw_texts(height: int, width: int, texts: Sequence[dict]) -> np.ndarray:
     """White page, uint8 [height, width, 3], with texts: dicts of x, y (pixels from the top left), s, and text properties."""
     # At 72 dots per inch a point is a pixel. The half pixel keeps 301 / 72 * 72 = 300.99.. from being cut off to 300.
@@ -189,26 +184,6 @@ def _draw_texts(height: int, width: int, texts: Sequence[dict]) -> np.ndarray:
         figure.text(transform=IdentityTransform(), **style)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
-
-
-def _column_heads(
-    names: Sequence[str] | None, cell: int, gap: int, left: int, top: int, sizes: Sequence[int]
-) -> tuple[list[dict], int]:
-    """Names centred over columns of `cell` pixels, in the first of the font sizes that fits, or else standing upright.
-
-    Returns the texts for `_draw_texts` and the y at which the grid below them begins.
-    """
-    if not names:
-        return [], top
-    names = [str(name) for name in names]
-    widths = {size: max(_text_width(name, size) for name in names) for size in sizes}
-    size = next((size for size in sizes if widths[size] <= cell), None)
-    upright = size is None
-    size = size or sizes[0]
-    bottom = top + (widths[size] if upright else size)
-    style = {"y": bottom, "fontsize": size, "rotation": 90 if upright else 0, "ha": "center", "va": "bottom"}
-    texts = [{"x": left + k * (cell + gap) + cell / 2, "s": name, **style} for k, name in enumerate(names)]
-    return texts, bottom + 5
 
 
 def plot_image(
@@ -271,36 +246,12 @@ def plot_groups(
     n_columns = _columns(n_columns, heads[0], len(arrays[0]))
     for names in heads:
         _columns(n_columns, names, 1)  # raises if they do not fit
-    height, width = shapes[0][1:]
-
-    # Every image pixel becomes `scale` x `scale` pixels: a page at most about 900 wide and, where rows are many, 1,100
-    # high; cells of about 24 to 200 pixels.
-    n_rows = sum(math.ceil(len(array) / n_columns) for array in arrays)
-    most = min(200 // max(height, width), 840 // (n_columns * width), 1100 // (n_rows * height))
-    scale = max(1, math.ceil(24 / min(height, width)), most)
-    gap, margin, size = 3, 14, 14
-    tiles = [_tile(array, n_columns, scale, gap) for array in arrays]
-    label_width = max((_text_width(line, size) for label, _ in groups for line in label.splitlines()), default=0)
-    left = margin + label_width + 12 if label_width else margin
-    page_width = left + tiles[0].shape[1] + margin
-    texts, top = [], margin
-    if title:
-        style = {"fontsize": size + 2, "weight": "bold"}
-        texts.append({"x": left, "y": margin, "s": title, "va": "top", **style})
-        page_width = max(page_width, left + _text_width(title, size + 2, "bold") + margin)
-        top += size + 14
-    tops = []
-    for (label, _), names, tile in zip(groups, heads, tiles):
-        head_texts, top = _column_heads(names, width * scale, gap, left, top, range(size, 9, -1))
-        texts += head_texts
-        if label:
-            middle = top + len(tile) / 2
-            texts.append({"x": left - 12, "y": middle, "s": label, "ha": "right", "va": "center", "fontsize": size})
-        tops.append(top)
-        top += len(tile) + 14
-    page = _draw_texts(tops[-1] + len(tiles[-1]) + margin, page_width, texts)
-    for tile, y in zip(tiles, tops):
-        page[y : y + tile.shape[0], left : left + tile.shape[1]] = tile
+    rows = [math.ceil(len(array) / n_columns) for array in arrays]
+    layout = groups_layout(shapes[0][1:], n_columns, rows, [label for label, _ in groups], heads, title)
+    page = _draw_texts(layout.height, layout.width, layout.texts)
+    for array, top in zip(arrays, layout.tops):
+        tile = _tile(array, n_columns, layout.scale, layout.gap)
+        page[top : top + tile.shape[0], layout.left : layout.left + tile.shape[1]] = tile
     if (page == page[..., :1]).all():  # no colour: a third of the file
         page = page[..., 0]
     with atomic_write(path) as temporary:
@@ -339,18 +290,15 @@ def plot_animation(
     if len(timesteps) != len(frames):
         raise ValueError(f"{len(frames)} frames but {len(timesteps)} timesteps")
     n_columns = _columns(n_columns, class_names, frames.shape[1])
-    height, width = frames.shape[3:]
-    scale = scale or max(1, math.ceil(16 / min(height, width)), min(8, 320 // (n_columns * width)))
-    gap, margin, size = 2, 8, 11
-
-    heads, top = _column_heads(class_names, width * scale, gap, margin, margin + size + 8, [size])
+    n_rows = math.ceil(frames.shape[1] / n_columns)
+    layout = animation_layout(frames.shape[3:], n_columns, n_rows, max(timesteps), class_names, scale)
     pages = []
     for t, frame in zip(timesteps, frames):
-        tile = _tile(frame, n_columns, scale, gap)
-        label = {"x": margin, "y": margin, "s": f"t = {t}", "va": "top", "fontsize": size}
-        page_width = margin + max(tile.shape[1], _text_width(f"t = {max(timesteps)}", size)) + margin
-        page = _draw_texts(top + len(tile) + margin, page_width, [label, *heads])
-        page[top : top + tile.shape[0], margin : margin + tile.shape[1]] = tile
+        tile = _tile(frame, n_columns, layout.scale, layout.gap)
+        label = {"x": layout.left, "y": layout.left, "s": f"t = {t}", "va": "top", "fontsize": 11}
+        page = _draw_texts(layout.height, layout.width, [label, *layout.texts])
+        top = layout.tops[0]
+        page[top : top + tile.shape[0], layout.left : layout.left + tile.shape[1]] = tile
         pages.append(page)
     step = 255 / (ANIMATION_LEVELS[frames.shape[2]] - 1)
     pages[:-1] = [np.round(np.round(page / step) * step).astype(np.uint8) for page in pages[:-1]]
