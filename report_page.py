@@ -102,7 +102,7 @@ pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-
   .print { display: block; } .scroll { overflow: visible; } table { font-size: 8pt; } th, td { padding: .15rem .35rem; }
   table.numbers th { white-space: normal; }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: 5mm; } .pictures.weights { grid-template-columns: repeat(3, 1fr); }
-  figure img { max-height: 120mm; } .curves { grid-template-columns: repeat(3, 1fr); gap: 6mm; } 
+  figure img { max-height: 120mm; } .curves { grid-template-columns: repeat(3, 1fr); gap: 6mm; }
   .legend, dl.rest, figcaption { font-size: 7.5pt; }
   .curves h3 { font-size: 8.5pt; } .curves .legend svg { width: 1.5rem; } dl.rest { columns: 3; }
 }

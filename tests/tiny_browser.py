@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATH = next((path for path in map(shutil.which, NAMES) if path), None)
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, " ": 32, "Enter": 13}
+# Chromium reads from descriptor 3 and writes to 4, whatever numbers the pipes have here.
+START = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(high[0], 3), os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -27,8 +35,9 @@ class Browser:
         (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
         call = [PATH, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         call += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{their_in} 4>&{their_out} 2>/dev/null', "sh", *call]  # it reads 3, writes 4
-        self.process = subprocess.Popen(shell, pass_fds=(their_in, their_out), stdout=subprocess.DEVNULL)
+        call = [sys.executable, "-c", START, str(their_in), str(their_out), *call]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "pass_fds": (their_in, their_out)}
+        self.process = subprocess.Popen(call, **pipes)
         os.close(their_in), os.close(their_out)
         self.out, self.into, self.buffer, self.count = our_out, our_in, b"", 0
         self.session: dict[str, str] = {}
