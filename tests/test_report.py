@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -235,11 +236,18 @@ def test_broken_values_do_not_matter(log_dir):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
 def test_what_is_no_plain_file_is_not_read(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "config.json")  # reading it would wait forever
+    os.mkfifo(tmp_path / "config.json")  # reading it would wait forever; here, until the alarm
+
+    def too_long(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
     (tmp_path / "metrics.csv").mkdir()
     (tmp_path / "metrics.json").write_text("[" + " " * 1000 + "]")
     monkeypatch.setattr(report_folder, "MAX_BYTES", 1000)
     page = Page(write_report(tmp_path))
+    signal.alarm(0), signal.signal(signal.SIGALRM, before)
     for text in (
         "config.json cannot be read (it is not a regular file)",
         "metrics.csv cannot be read",
