@@ -7,6 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from report_folder import number, read_text
+from report_page import scroll, table
+
 # For each kind of measurement a heading, and what its figures mean.
 KINDS = {
     "samples": (
@@ -59,7 +62,7 @@ def measured_tables(file: Path, notes: list[str]) -> str:
         return ""
     kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}  # in this order
     try:
-        for run in json.loads(file.read_text(encoding="utf-8")):
+        for run in json.loads(read_text(file)):
             # Older files do not say of which kind a measurement is, and count the images in another place.
             kind = run.get("measured", "completions" if "completions" in run else "samples")
             about = {name: run[name] for name in FROM_RUN if name in run}
@@ -73,14 +76,30 @@ def measured_tables(file: Path, notes: list[str]) -> str:
     return "".join(_table(kind, rows) for kind, rows in kinds.items() if rows)
 
 
-def scroll(table: str, label: str) -> str:
-    """A table in a box of its own that scrolls sideways on a narrow screen, with the keyboard too."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+def judged(file: Path) -> tuple[float, float] | None:
+    """Guidance weight and judge accuracy of the newest samples in metrics.json, at w = 1 if that was measured (else at
+    the w that is nearest to it); None where nothing was.
+    """
+    try:
+        runs = json.loads(read_text(file))
+        for run in reversed(runs):
+            found = {}
+            for result in run.get("results", []):
+                w, accuracy = number(result.get("guidance_weight")), number(result.get("judge_accuracy"))
+                if w is not None and accuracy is not None:
+                    found[w] = accuracy
+            if found:
+                return min(found.items(), key=lambda item: abs(item[0] - 1))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        pass  # the report of the folder says what is wrong with the file
+    return None
 
 
 def _table(kind: str, rows: list[dict[str, Any]]) -> str:
     title, meaning = KINDS.get(kind, (kind.capitalize(), ""))
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in LEFT_OUT]
+    # Lists, such as the terms of a bound by timestep, have a figure and no place in a table.
+    named = dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, (list, dict)))
+    names = [name for name in named if name not in LEFT_OUT]
     shared = {}
     for name in CIRCUMSTANCES:
         values = [row[name] for row in rows if name in row]
@@ -89,14 +108,11 @@ def _table(kind: str, rows: list[dict[str, Any]]) -> str:
     columns = [name for name in FIRST if name in names]
     columns += [name for name in names if name not in columns and name not in CIRCUMSTANCES]
     columns += [name for name in names if name not in columns and name not in shared]
-    head = "".join(f'<th scope="col">{escape(_words(name))}</th>' for name in columns)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(_value(name, row.get(name)))}</td>' for name in columns)}</tr>" for row in rows
-    )
-    table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    cells = ([_value(name, row.get(name)) for name in columns] for row in rows)
+    numbers = table([_words(name) for name in columns], cells)
     same = ". ".join(f"{_words(name).capitalize()}: {_value(name, value)}" for name, value in shared.items())
     about = "".join(f'<p class="soft">{escape(text)}</p>\n' for text in (meaning, f"{same}." if same else "") if text)
-    return f"<h3>{escape(title)}</h3>\n{scroll(table, title)}\n{about}"
+    return f"<h3>{escape(title)}</h3>\n{scroll(numbers, title)}\n{about}"
 
 
 def _words(name: str) -> str:

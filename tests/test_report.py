@@ -3,96 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
+from tiny_report import Page, write_class_run, write_step_run
 
 import report
+import report_folder
+from measured_tables import judged
 from report import find_pictures, write_report
-from utils import plot_animation, plot_image, write_csv, write_json
-
-VOID = {"meta", "img"}
+from utils import write_csv, write_json
 
 
-class Page(HTMLParser):
-    """Collects tags with attributes, links and text; fails when tags are not properly nested."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-    def images(self) -> list[dict]:
-        return [attributes for tag, attributes in self.tags if tag == "img"]
-
-    def sources(self) -> list[str]:
-        return [unquote(image["src"]) for image in self.images()]
+@pytest.fixture(scope="module")
+def class_run(tmp_path_factory) -> Path:
+    return write_class_run(tmp_path_factory.mktemp("runs") / "log_mnist")
 
 
 @pytest.fixture
-def log_dir(tmp_path) -> Path:
-    folder = tmp_path / "log_mnist"
-    image = np.zeros((1, 1, 8, 8))
-    for e in (2, 10):
-        for w in (0, 0.5, 10, 2):
-            plot_image(folder / f"generated_images_epoch{e}_guidance_weight{w}.png", image)
-        plot_animation(folder / f"animation_epoch{e}_guidance_weight0.gif", image[None], [0], 1)
-    for name in ("loss.png", "samples.png", "50% off #1?.png"):
-        plot_image(folder / name, image)
-    write_csv(
-        folder / "metrics.csv",
-        [
-            {
-                "epoch": e,
-                "step": 5 * e,
-                "train_loss": 1 / e,
-                "val_loss": None,
-                "images_per_second": 2000.0,
-                "seconds": 30.0,
-            }
-            for e in range(1, 11)
-        ],
-    )
-    write_json(
-        folder / "config.json",
-        {
-            "command": "python train_mnist.py --n_epochs 10",
-            "arguments": {"n_epochs": 10, "batch_size": 64, "g_weight": [0, 0.5]},
-            "defaults": {"n_epochs": 20, "batch_size": 64, "g_weight": [0, 0.5]},
-            "versions": {"python": "3.11", "torch": "2.1"},
-            "device": "cpu (2 threads)",
-            "dataset": {"name": "mnist", "train_images": 60000, "val_images": 10000, "classes": list("0123456789")},
-            "seed": 0,
-            "n_parameters": 655361,
-            "commit": "abc123",
-            "started": "2026-11-22 06:00:00 UTC",
-            "expected": "loss near 0.03",
-        },
-    )
-    return folder
+def log_dir(class_run, tmp_path) -> Path:
+    return Path(shutil.copytree(class_run, tmp_path / "log_mnist"))
 
 
 def test_the_report_shows_every_picture_once_and_only_those(log_dir):
@@ -107,26 +44,98 @@ def test_the_report_shows_every_picture_once_and_only_those(log_dir):
     assert all(image["alt"] and int(image["width"]) > 0 and int(image["height"]) > 0 for image in page.images())
 
 
-def test_the_newest_epoch_is_in_full_and_weights_are_in_order(log_dir):
-    page = write_report(log_dir).read_text(encoding="utf-8")
-    name = "generated_images_epoch{}_guidance_weight{}.png"
-    order = [page.index('src="./' + name.format(e, w)) for e in (10, 2) for w in (0, 0.5, 2, 10)]
-    assert order == sorted(order)
-    assert order[3] < page.index("<details>") < order[4]
+def test_epochs_are_stepped_through_and_weights_are_in_order(log_dir):
+    page = Page(write_report(log_dir))
+    radios = [attributes for tag, attributes in page.tags if attributes.get("type") == "radio"]
+    grids, films = ([radio for radio in radios if radio["name"] == name] for name in ("grid", "film"))
+    assert len(grids) == len(films) == 2 and len({radio["id"] for radio in radios}) == 4
+    assert ["checked" in radio for radio in grids] == ["checked" in radio for radio in films] == [False, True]
+    # Style rules show the block that follows the label of the chosen button: nothing may stand between them.
+    blocks = re.findall(
+        r'id="grid\d"[^>]*><label for="grid\d">(\d+)</label>\s*<div class="step">(.*?)</div></div>',
+        page.source.replace("\n", ""),
+    )
+    assert [label for label, _ in blocks] == ["2", "10"]
+    for epoch, block in blocks:
+        names = re.findall(r'img src="./(.*?)"', block)
+        assert names == [f"generated_images_epoch{epoch}_guidance_weight{w}.png" for w in ("0", "0.5", "2", "10")]
+    assert "epochs 2, 10; printed is the one that was chosen" in page.text
     pictures = find_pictures(log_dir)
-    assert list(pictures.grids) == [2, 10] and list(pictures.grids[10]) == ["0", "0.5", "2", "10"]
-    assert pictures.animations[2] == {"0": "animation_epoch2_guidance_weight0.gif"}
+    assert list(pictures.grids) == [("epoch", 2), ("epoch", 10)]
+    assert list(pictures.grids["epoch", 10]) == ["0", "0.5", "2", "10"]
+    assert pictures.animations["epoch", 2] == {"0": "animation_epoch2_guidance_weight0.gif"}
     assert pictures.loss == "loss.png" and pictures.others == ["50% off #1?.png", "samples.png"]
+
+
+def test_a_gif_has_the_picture_that_it_ends_in_beside_it(log_dir):
+    (log_dir / "samples.gif").write_bytes((log_dir / "animation_epoch2_guidance_weight0.gif").read_bytes())
+    (log_dir / "foreign.gif").write_bytes((log_dir / "animation_epoch2_guidance_weight0.gif").read_bytes())
+    (log_dir / "generated_images_epoch10_guidance_weight0.png").unlink()
+    page = Page(write_report(log_dir))
+    after = {}
+    for (_, first), (tag, second) in zip(page.tags, page.tags[1:]):
+        if first.get("class") == "moving":
+            after[first["src"]] = (tag, second["class"], second.get("src"))
+    assert after == {
+        "./animation_epoch2_guidance_weight0.gif": ("img", "still", "./generated_images_epoch2_guidance_weight0.png"),
+        "./animation_epoch10_guidance_weight0.gif": ("span", "still blank", None),
+        "./samples.gif": ("img", "still", "./samples.png"),
+        "./foreign.gif": ("span", "still blank", None),
+    }
+    printed = page.text.split("Not printed, as they end in pictures shown above: ")[1].split("\n")[0]
+    assert printed == "animation_epoch2_guidance_weight0.gif, samples.gif"
+
+
+def test_a_run_counted_in_steps(tmp_path):
+    write_step_run(tmp_path / "log")
+    page = Page(write_report(tmp_path / "log"))
+    assert page.source.count('type="radio" name="grid"') == 2 and "Step 1000" in page.text
+    assert "stopped at step 1000 of 2000" in page.text and "training loss, step 1000" in page.text
+    assert "Guidance" not in page.text and "real test images" not in page.text
+    body = page.source.split("</nav>")[1]
+    order = [
+        "Samples<",
+        "From noise to image<",
+        "Forward process",
+        "Backward process",
+        "Curves<",
+        "Measurements<",
+        "Distance",
+    ]
+    places = [body.index(f">{name}") for name in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("text, what", [
+    ("inpainting.png", "What is left of them"), ("inpainting_2.png", "(2)"), ("bits_per_dim_epoch5.png", "(epoch5)"),
+    ("mixture.png", "both classes"), ("guidance_sweep.png", "A row for each"), ("data.png", "Real training images"),
+    ("vector_field.png", "arrows"), ("networks.png", "Networks compared"), ("datasheet.png", "datasheet.png"),
+])  # fmt: skip
+def test_captions(tmp_path, text, what):
+    (tmp_path / text).write_bytes(b"x")
+    assert what.lower() in Page(write_report(tmp_path)).text.lower()
+
+
+def test_points_of_the_plane_have_captions_of_their_own(tmp_path):
+    (tmp_path / "samples.png").write_bytes(b"x")
+    assert "true density" not in Page(write_report(tmp_path)).text
+    write_json(tmp_path / "config.json", {"dataset": {"name": "chequerboard"}})
+    assert "true density" in Page(write_report(tmp_path)).text
 
 
 def test_the_report_needs_nothing_but_the_folder(log_dir):
     page = Page(write_report(log_dir))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
     assert "url(" not in page.source and "@import" not in page.source
+    policy = [attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; img-src * file:; style-src 'unsafe-inline'"]
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href"):
             if name in attributes:
+                if attributes[name].startswith("#"):
+                    assert f'id="{attributes[name][1:]}"' in page.source
+                    continue
                 assert attributes[name].startswith("./") and not set(attributes[name]) & set("#? ")
                 assert (log_dir / unquote(attributes[name])).is_file()
 
@@ -147,9 +156,14 @@ def test_facts_and_settings(log_dir):
         "loss near 0.03",
     ):
         assert text in page.text
+    assert "1 of 3 arguments differ" in page.text and "<dt>g_weight</dt><dd>0 0.5</dd>" in page.source
     assert "validation loss" not in page.text  # there is none in metrics.csv
     changed = page.source.split('<tr class="changed">')[1:]
-    assert len(changed) == 1 and "n_epochs" in changed[0].split("</tr>")[0] and "default 20" in changed[0]
+    assert (
+        len(changed) == 1
+        and "n_epochs" in changed[0].split("</tr>")[0]
+        and re.findall(r"<td>(.*?)</td>", changed[0])[:2] == ["10", "20"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +183,7 @@ def test_state(tmp_path, n_rows, n_epochs, state):
 
 
 def test_hostile_text_stays_text(log_dir):
-    evil = "<script>alert('x')</script>\"'><img src=x onerror=y>\ud800&amp;"
+    evil = "</style></title></script><script>alert('x')</script>\"'><img src=x onerror=y>\ud800&amp;"
     config = {key: evil for key in ("command", "commit", "device", "started", "seed", "expected", "n_parameters")}
     config["arguments"] = {evil: evil, "n_epochs": evil}
     config["defaults"] = {evil: 1}
@@ -177,13 +191,21 @@ def test_hostile_text_stays_text(log_dir):
     config["dataset"] = {"name": evil, "train_images": evil, "classes": [evil]}
     (log_dir / "config.json").write_text(json.dumps(config))
     (log_dir / "metrics.csv").write_text(f'epoch,"{evil[:20]}"\n1,{evil[:8]}\n')
-    name = "<b> & 'c'.png" if sys.platform != "win32" else "& 'c'.png"
-    (log_dir / name).write_bytes((log_dir / "loss.png").read_bytes())
+    config["spec"] = {"network": evil}
+    write_json(
+        log_dir / "metrics.json",
+        [{"model": evil[:-6], "results": [{evil[:9]: evil[9:20], "judge_accuracy": evil[:5]}]}],
+    )
+    (log_dir / "config.json").write_text(json.dumps(config))
+    tag = "<u onerror=1>" if sys.platform != "win32" else ""
+    for name in (f"{tag} & 'c'.png", f'{tag}"c".gif', f"model_{tag}.pt", f"samples_{tag}.png"):
+        (log_dir / name).write_bytes((log_dir / "loss.png").read_bytes())
     page = Page(write_report(log_dir))
-    assert not [1 for tag, attributes in page.tags if tag in ("script", "b") or "onerror" in attributes]
-    assert "./" + name in page.sources()
-    assert Path(name).stem in [image["alt"] for image in page.images()]
-    assert "<b>" not in page.source
+    assert not [1 for tag, attributes in page.tags if tag in ("script", "u") or "onerror" in attributes]
+    assert sum(tag == "style" for tag, _ in page.tags) == 1
+    assert f"./{tag} & 'c'.png" in page.sources() and f'./{tag}"c".gif' in page.sources()
+    assert f"{tag} & 'c'.png" in [image["alt"] for image in page.images()]
+    assert "<u" not in page.source
     assert "<script>alert('x')</script>" in page.text
 
 
@@ -212,6 +234,29 @@ def test_broken_values_do_not_matter(log_dir):
     assert "./loss.png" in Page(write_report(log_dir)).sources()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_what_is_no_plain_file_is_not_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "config.json")  # reading it would wait forever; here, until the alarm
+
+    def too_long(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    (tmp_path / "metrics.csv").mkdir()
+    (tmp_path / "metrics.json").write_text("[" + " " * 1000 + "]")
+    monkeypatch.setattr(report_folder, "MAX_BYTES", 1000)
+    page = Page(write_report(tmp_path))
+    signal.alarm(0), signal.signal(signal.SIGALRM, before)
+    for text in (
+        "config.json cannot be read (it is not a regular file)",
+        "metrics.csv cannot be read",
+        "metrics.json is damaged",
+    ):
+        assert text in page.text
+    assert judged(tmp_path / "metrics.json") is None
+
+
 def test_an_empty_folder_has_a_report_too(tmp_path):
     page = Page(write_report(tmp_path))
     assert page.images() == [] and tmp_path.name in page.text
@@ -228,8 +273,9 @@ def test_command_line(log_dir, capsys, monkeypatch):
     assert report.main() == 0
     assert capsys.readouterr().out.strip() == str(log_dir / "report.html")
     call = [sys.executable, report.__file__, str(log_dir / "nowhere")]
-    result = subprocess.run(call, check=False, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and result.stdout == ""
+    (log_dir / "report.html").unlink()
+    result = subprocess.run([*call, str(log_dir)], check=False, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stdout.strip() == str(log_dir / "report.html")  # the others are written
     assert len(result.stderr.splitlines()) == 1 and "nowhere" in result.stderr
 
 
