@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -31,14 +31,14 @@ AT_ONCE = 500  # images that are judged together
 
 
 class Recipe(NamedTuple):
-    """How a judge is trained. `recipe._replace(cycles=(1,))` is the same recipe with one epoch."""
+    """How a judge is trained. `recipe._replace(epochs=1)` is the same recipe with one epoch."""
 
     network: type[nn.Module]
     n_features: int  # its width
-    cycles: Sequence[int]  # epochs of each one-cycle learning rate; a further cycle is half as high as the one before
+    epochs: int
     batch_size: int
     optimizer: Callable[..., torch.optim.Optimizer]
-    rate: float  # the highest of the first cycle (Smith and Topin 2018, arXiv:1708.07120)
+    rate: float  # the highest of a one-cycle learning rate (Smith and Topin 2018, arXiv:1708.07120)
     weight_decay: float
     label_smoothing: float
     flips: bool  # mirror every second image, left to right
@@ -49,9 +49,9 @@ def _sgd(parameters, **settings) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings)
 
 
-DIGITS = Recipe(Judge, 32, (4,), 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
+DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
 CLOTHES = DIGITS._replace(flips=True)
-PHOTOGRAPHS = Recipe(ResidualJudge, 64, (10, 6), 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
+PHOTOGRAPHS = Recipe(ResidualJudge, 64, 10, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
@@ -94,21 +94,19 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
     judge = new_judge(train_set, recipe)
     batch = max(1, recipe.batch_size // 4) if tells_rotations(train_set) else recipe.batch_size
     steps = max(1, len(train_set) // batch)
+    optimizer = recipe.optimizer(judge.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    total = max(10, recipe.epochs * steps)  # 10: it divides by zero for 5
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total, pct_start=0.2)
     generator = torch.Generator().manual_seed(seed)
     dtype = pick_amp("auto", train_set.device)
-    with Progress(sum(recipe.cycles) * steps, "steps of the judge") as progress:
-        for cycle, epochs in enumerate(recipe.cycles):
-            rate = recipe.rate / 2**cycle
-            optimizer = recipe.optimizer(judge.parameters(), lr=rate, weight_decay=recipe.weight_decay)
-            total = max(10, epochs * steps)  # 10: it divides by zero for 5
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.2)
-            for epoch in range(epochs):
-                order = torch.randperm(len(train_set), generator=generator)
-                for index in order[: steps * batch].split(batch):
-                    loss = _train_step(judge, _examples(train_set, index, recipe, generator), optimizer, recipe, dtype)
-                    schedule.step()
-                    progress.advance(1)
-                print(f"judge: cycle {cycle + 1}, epoch {epoch + 1}/{epochs}  loss {loss.item():.4f}", flush=True)
+    with Progress(recipe.epochs * steps, "steps of the judge") as progress:
+        for epoch in range(recipe.epochs):
+            order = torch.randperm(len(train_set), generator=generator)
+            for index in order[: steps * batch].split(batch):
+                loss = _train_step(judge, _examples(train_set, index, recipe, generator), optimizer, recipe, dtype)
+                schedule.step()
+                progress.advance(1)
+            print(f"judge: epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.4f}", flush=True)
     return judge.eval()
 
 

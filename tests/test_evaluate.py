@@ -39,8 +39,8 @@ FIGURES = ("frechet_distance", "precision", "recall")
 def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
     for recipe in ("DIGITS", "CLOTHES"):
-        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(cycles=(1,)))
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(cycles=(1,), n_features=8))
+        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(epochs=1))
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 
@@ -166,7 +166,7 @@ def test_the_report_is_written_again_where_there_is_one(judged, tmp_path):
 
 
 def test_halves_of_a_set_are_near_and_noise_is_far(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(cycles=(1,), n_features=8))
+    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1, n_features=8))
     images, labels = render_digits(1600, seed=0)
     half, test = (
         ImageSet(images[part], labels[part], list("0123456789"), "rendered") for part in (slice(800), slice(800, None))

@@ -28,7 +28,7 @@ from judging import (
 )
 from networks.judge import Judge, ResidualJudge
 
-SMALL = PHOTOGRAPHS._replace(n_features=8, cycles=(4,), batch_size=32)
+SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32)
 
 
 def coloured(n, n_classes=3, seed=0):
@@ -160,25 +160,14 @@ def test_without_classes_it_learns_rotations():
 def test_training_has_one_outcome_and_any_length():
     """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
     train_set = coloured(5)
-    for recipe in (SMALL, SMALL._replace(cycles=(5,), batch_size=5)):
+    for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
         first, second = (train_judge(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_each_cycle_has_half_the_rate_of_the_one_before():
-    rates = []
-
-    def optimizer(parameters, lr, weight_decay):
-        rates.append(lr)
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay)
-
-    train_judge(coloured(64), recipe=SMALL._replace(cycles=(1, 2, 1), rate=0.08, optimizer=optimizer))
-    assert rates == [0.08, 0.04, 0.02]
-
-
 @pytest.mark.parametrize("n_classes", [1, 3])
 def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(cycles=(1,)))
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=1))
     file, train_set, test_set = tmp_path / "judge.pt", coloured(64, n_classes), coloured(20, n_classes, seed=1)
     judge, accuracy = trusted_judge(file, train_set, test_set)
     monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
