@@ -123,7 +123,9 @@ def _settings(config: dict[str, Any]) -> Settings:
     steps, points = "train_steps" in arguments, arguments.get("dataset") in POINTS
     kind = "points" if points else "steps" if steps else "classes"
     names = dataset.get("classes") or []
-    if type(names) is not list or not all(type(name) is str and len(name) <= 100 for name in names):
+    if type(names) is not list or not all(
+        type(name) is str and len(name) <= 100 and name.isprintable() for name in names
+    ):
         raise ValueError("the classes of the data set are no list of names")
     weights, shown = (), ()
     if kind == "classes":

@@ -21,7 +21,7 @@ from typing import Any, Iterator, NamedTuple
 import numpy as np
 from PIL import Image
 
-MOST_ENTRIES = 10_000  # files in a folder
+MOST_ENTRIES = 2000  # files in a folder
 MOST_BYTES = {".json": 2 * 2**20, ".csv": 16 * 2**20, ".png": 64 * 2**20, ".gif": 64 * 2**20, ".pt": 2**31}
 MOST_PIXELS = 16_000_000  # of a picture, or of one frame of an animation
 MOST_FRAMES, MOST_PIXELS_OF_FRAMES = 1000, 400_000_000

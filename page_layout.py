@@ -4,6 +4,7 @@ them again (picture_checks.py).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,6 +83,7 @@ def animation_layout(
     return Layout(page_height, page_width, scale, gap, margin, [top], texts)
 
 
+@functools.lru_cache(maxsize=10_000)  # the heads of a hundred grids are the same
 def _text_width(text: str, size: float, weight: str = "normal") -> int:
     """Width of a line of text in pixels, its font `size` in pixels."""
     font = FontProperties(size=size, weight=weight)

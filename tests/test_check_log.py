@@ -24,6 +24,7 @@ from tiny_folders import write_folder
 import check_log
 import checkpoint
 import datasets
+import log_reading
 import model_checks
 import picture_checks
 import train_afhq
@@ -189,6 +190,10 @@ SPOILT = {
     "config asks for a lot": (
         lambda f: edit_json(f / "config.json", lambda c: c["arguments"].update(im_height=10**9)),
         "config.json: does not tell what the run was: im_height is 1000000000, not a whole number from 1 to 1024",
+    ),
+    "classes that move the cursor": (
+        lambda f: edit_json(f / "config.json", lambda c: c["dataset"].update(classes=["\x1b[2J"] * 10)),
+        "config.json: does not tell what the run was: the classes of the data set are no list of names",
     ),
     "no grid": (lambda f: (f / GRID).unlink(), f"{GRID}: is missing"),
     "no gif": (lambda f: (f / GIF).unlink(), f"{GIF}: is missing"),
@@ -494,6 +499,12 @@ def test_a_failure_of_the_check_itself_hides_no_other_folder(folder, tmp_path, c
         assert run_check(folder, other) == 1
     out = capsys.readouterr().out
     assert "could not be checked to the end (MemoryError: too much)" in out and f"{other}: " in out
+
+
+def test_a_folder_of_too_many_files_is_not_read_to_its_end(folder, capsys, monkeypatch):
+    monkeypatch.setattr(log_reading, "MOST_ENTRIES", 5)
+    assert run_check(folder) == 1
+    assert "hand_in: holds more than 5 files" in capsys.readouterr().out
 
 
 def test_a_wrong_call_is_one_line(tmp_path, capsys):
