@@ -69,6 +69,12 @@ CAPTIONS = {
         "Networks compared",
         "The same data and training with different networks. Sharp edges and empty gaps tell the better one.",
     ),
+    "comparison": Caption(
+        MORE,
+        "Models compared",
+        "Samples of several models from the same noise, above real images, each with its parameters and validation "
+        "loss. Look for what the weaker one gets wrong: specks, broken strokes, classes that cannot be told apart.",
+    ),
     "fid": Caption(
         MEASURED,
         "Distance to the training images over the steps",

@@ -89,7 +89,7 @@ pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-
 .legend b { margin-left: auto; }
 .print { display: none; }
 @media (max-width: 700px) {
-  body { padding: 1.25rem .9rem 3rem; } h1 { font-size: 1.5rem; } dl.about { display: block; }
+  body { padding: 1.25rem .9rem 3rem; } h1 { font-size: 1.5rem; }
   dl.facts { grid-template-columns: 1fr 1fr; }
 }
 @media (forced-colors: active) { .steps > input { position: static; opacity: 1; margin: 0 .3rem; } }

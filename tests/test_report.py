@@ -109,7 +109,7 @@ def test_a_run_counted_in_steps(tmp_path):
 @pytest.mark.parametrize("text, what", [
     ("inpainting.png", "What is left of them"), ("inpainting_2.png", "(2)"), ("bits_per_dim_epoch5.png", "(epoch5)"),
     ("mixture.png", "both classes"), ("guidance_sweep.png", "A row for each"), ("data.png", "Real training images"),
-    ("vector_field.png", "arrows"), ("networks.png", "Networks compared"), ("datasheet.png", "datasheet.png"),
+    ("vector_field.png", "arrows"), ("networks.png", "Networks compared"), ("comparison.png", "several models"), ("datasheet.png", "datasheet.png"),
 ])  # fmt: skip
 def test_captions(tmp_path, text, what):
     (tmp_path / text).write_bytes(b"x")
