@@ -8,12 +8,12 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from figures import shown_classes
 from log_reading import Animation, Folder, Unreadable, finite, printable
 from picture_checks import Grid, ends_elsewhere, read_frame, read_grid, what_is_wrong, wrong_images
 
 POINTS = ("two_gaussians", "chequerboard")  # the data sets of train_toy.py
 POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
-MOST_COLUMNS, FEW = 20, 10  # a grid of more classes than 20 shows 10 of them, unless --show_classes was given
 HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
 MOST_SETS = 1000  # of pictures: a run with more of them is looked at by its last one
 BLOWN_UP = 1.5  # a last loss so many times the lowest one has risen
@@ -135,8 +135,7 @@ def _settings(config: dict[str, Any]) -> Settings:
         if not 0 < len(names) <= 1000:
             raise ValueError("the data set has no classes")
         most = arguments.get("show_classes")
-        most = most if type(most) is int and most > 0 else len(names) if len(names) <= MOST_COLUMNS else FEW
-        shown = [i * len(names) // min(len(names), most) for i in range(min(len(names), most))]
+        shown = shown_classes(len(names), most if type(most) is int and most > 0 else None)
     resumed = [again["from_step"] for again in config.get("resumed") or []]
     if not all(type(step) is int for step in resumed):
         raise ValueError("a continuation does not say its step")
