@@ -31,7 +31,7 @@ from cli import (
     run_script,
     whole,
 )
-from point_figures import draw_point_run, draw_points, in_words, measure, plot_samples
+from point_figures import draw_point_run, draw_points, in_words, measure, plot_samples, write_measured
 from points import DISTRIBUTIONS, PointSet
 from report import write_report
 from trainer import VALIDATION_IMAGES, Trainer, plain_arguments
@@ -89,7 +89,10 @@ def train_one(args: argparse.Namespace) -> Trainer:
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Train the three networks one after the other, and put their samples side by side in networks.png."""
+    """Train the three networks one after the other, and put their samples side by side in networks.png.
+
+    What was measured of the second and third also goes to metrics.json of the first.
+    """
     panels = []
     distribution = DISTRIBUTIONS[args.dataset]()
     for network in NETWORKS:
@@ -99,9 +102,11 @@ def train_all(args: argparse.Namespace) -> None:
             one.log_dir = args.log_dir / f"network_{network}"
         run = train_one(one)
         samples = draw_points(run.averaged, distribution, run.seed_for_pictures())
+        measured = measure(samples, distribution, run.seed_for_pictures())
+        if network != NETWORKS[0]:
+            write_measured(args.log_dir, run, distribution, measured)
         n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
-        words = in_words(measure(samples, distribution, run.seed_for_pictures()))
-        panels.append((f"{network}: {n_parameters:,} parameters\n{words}", samples))
+        panels.append((f"{network}: {n_parameters:,} parameters\n{in_words(measured)}", samples))
     plot_samples(args.log_dir / "networks.png", distribution, panels[::-1])
     write_report(args.log_dir)
 
