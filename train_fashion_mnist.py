@@ -13,8 +13,9 @@ from class_training import train_classes, training_parser
 from cli import run_script
 
 EXPECTED = (
-    "The mean training loss falls fast in the first epoch and then hardly at all, while clothes get folds, collars and "
-    "laces. Judge progress by the quarters of t and by the pictures."
+    "The loss stays above that of digits, since clothes have more texture: with --n_features 16 --l_rate 1e-3 "
+    "--batch_size 64 its mean was 0.117, 0.085 and 0.079 in the first three epochs. Trousers, coats and boots come "
+    "first, sandals and bags late. Judge progress by the quarters of t and by the pictures."
 )
 
 
