@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
@@ -41,7 +42,7 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> None:
     panels = [(f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples)]
     true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
     plot_samples(run.log_dir / "samples.png", distribution, [*panels, (f"{len(true):,} points of the data", true)])
-    write_measured(run, distribution, measured, true)
+    write_measured(run.log_dir, run, distribution, measured, true)
     run.save_model()
     if run.step == run.last_step:
         plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
@@ -70,15 +71,18 @@ def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> dic
     return {**result, "energy_distance": energy_distance(samples, fresh)}
 
 
-def write_measured(run: Trainer, distribution: Distribution, measured: dict[str, Any], true: torch.Tensor) -> None:
-    """A row of metrics.json for the samples, and one for true points, which is what to compare with."""
-    about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
+def write_measured(
+    log_dir: Path, run: Trainer, distribution: Distribution, measured: dict[str, Any], true: torch.Tensor | None = None
+) -> None:
+    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with."""
+    model = os.path.relpath(run.model_path(), log_dir)
     how = ", ".join(f"{name}={value}" for name, value in sampler(distribution).items())
-    record = Record(run.log_dir / "metrics.json", **about, measured="points", sampler=how)
+    about = {"command": command_line(), "device": device_name(run.device), "model": model}
+    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
     record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
-    record.add(
-        {"points": "the data themselves", "step": run.step, **measure(true, distribution, run.seed_for_pictures())}
-    )
+    if true is not None:
+        measured = measure(true, distribution, run.seed_for_pictures())
+        record.add({"points": "the data themselves", "step": run.step, **measured})
 
 
 def in_words(measured: dict[str, Any]) -> str:

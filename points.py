@@ -36,7 +36,7 @@ class TwoGaussians:
 
 
 class Chequerboard:
-    """Uniform on every second one of the 4 x 4 squares that make up [-1, 1) x [-1, 1), the lower left one included."""
+    """Uniform on every second one of the 4 x 4 squares that make up [-1, 1] x [-1, 1], the lower left one included."""
 
     name = "chequerboard"
     bounded = True
@@ -54,9 +54,9 @@ class Chequerboard:
     def permitted(self, x: Tensor) -> Tensor:
         """Which points lie on a square that has probability, [N, 2] -> bool [N]."""
         _check_points(x)
-        squares = ((x + 1) / self.side).floor()  # column and row
-        on_board = ((squares >= 0) & (squares < self.n_squares)).all(dim=1)
-        return on_board & (squares.sum(dim=1) % 2 == 0)
+        # The last squares have their upper edges too: a sampler that clamps to [-1, 1] puts points there.
+        squares = ((x + 1) / self.side).floor().clamp(max=self.n_squares - 1)  # column and row
+        return (x.abs() <= 1).all(dim=1) & (squares.sum(dim=1) % 2 == 0)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The natural logarithm of the density at x, [N, 2] -> [N]; minus infinity where there is no probability."""

@@ -76,6 +76,7 @@ def test_the_chequerboard_square_by_square():
     centres = torch.tensor([[-0.75 + 0.5 * column, -0.75 + 0.5 * row] for row in range(4) for column in range(4)])
     assert board.permitted(centres).equal(expected.flatten())
     torch.testing.assert_close(board.log_prob(centres[:2]), torch.tensor([-math.log(2), -math.inf]))
+    assert board.permitted(torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.0, -0.25]])).all()  # edges belong to the board
     outside = torch.tensor([[-1.25, -1.25], [1.25, 1.25], [0.25, 2.25]])
     assert not board.permitted(outside).any()
     assert board.permitted(board.sample(N, generator())).all()

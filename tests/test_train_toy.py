@@ -98,6 +98,8 @@ def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, cap
     folders = [".", "network_residual", "network_plain"]
     kinds = [json.loads((whole / f / "config.json").read_text())["arguments"]["network"] for f in folders]
     assert kinds == ["fourier", "residual", "plain"]
+    rows = {e["model"]: e["results"][0]["points"] for e in json.loads((whole / "metrics.json").read_text())}
+    assert rows["network_plain/model_step7.pt"] == "plain network" and len(rows) == 5
 
     original = Trainer.train_step
 
