@@ -17,7 +17,7 @@ import torch
 import checkpoint
 import datasets
 from cli import CallError, keep_large_buffers, number, pick_amp, pick_device, run_script, values_from_call, whole
-from figures import real_rows
+from figures import real_rows, shown_classes
 from log_folder import free_names
 from report import write_report
 from trainer import validation_loss
@@ -56,18 +56,20 @@ def main() -> None:
     with values_from_call():
         test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
 
-    groups = []
+    groups, classes = [], shown_classes(len(class_names))
     for file, (ddpm, content) in zip(args.models, loaded):
         n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
         loss = validation_loss(ddpm, test_set, True, args.seed)
         generator = torch.Generator(device).manual_seed(args.seed)
-        y, _ = ddpm.sample(args.n_samples, None, len(class_names), args.g_weight, generator=generator, record=False)
+        y, _ = ddpm.sample(args.n_samples, None, len(class_names), args.g_weight, classes, generator=generator,
+                           record=False)  # fmt: skip
         lines = [content["spec"]["network"], file.name, f"{n_parameters:,} parameters", f"validation loss {loss:.4f}"]
         print(f"{file}: {lines[0]}, {lines[2]}, {lines[3]}", flush=True)
         groups.append(("\n".join(lines), y.cpu()))
-    groups.append(("real", real_rows(test_set, args.n_samples)))
+    groups.append(("real", real_rows(test_set, args.n_samples, classes)))
     with free_names(args.out.parent, args.out.stem) as (path,):
-        plot_groups(path, groups, class_names, f"guidance weight {args.g_weight:g}, the same noise (seed {args.seed})")
+        title = f"guidance weight {args.g_weight:g}, the same noise (seed {args.seed})"
+        plot_groups(path, groups, [class_names[k] for k in classes], title)
     print(path)
     if (path.parent / "report.html").exists():
         write_report(path.parent)
