@@ -20,8 +20,8 @@ from cli import CallError, keep_large_buffers, number, pick_amp, pick_device, ru
 from figures import real_rows, shown_classes
 from log_folder import free_names
 from report import write_report
-from trainer import validation_loss
 from utils import plot_groups
+from validation import validation_loss
 
 
 def parse_arguments() -> argparse.Namespace:
