@@ -75,7 +75,12 @@ def parse_arguments() -> argparse.Namespace:
         "posterior variance")  # fmt: skip
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
-    add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps (1; repaint: 5)")
+    add(
+        "--n_resample",
+        type=whole(1),
+        metavar="R",
+        help="how often --inpaint walks each stretch of steps (1; repaint: 5)",
+    )
     add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")

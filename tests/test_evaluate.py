@@ -395,6 +395,7 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
         assert name in write_report(tmp_path).read_text()
     assert judged("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
     assert judged("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
+    assert judged("--bits_per_dim 2 --n_steps 5")[1][4]["sampler"] == "ddpm, 5 of 8 steps, seed 0, variance posterior"
 
 
 # ------------------------------------------------------------------------------------------------ without classes
