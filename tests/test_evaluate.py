@@ -230,6 +230,7 @@ def test_bad_files(judged, tmp_path, capsys):
         ("--dataset mnist", "--dataset has no effect on a model"),
         ("--data_class 3", "--data_class has no effect on a model"),
         ("--bits_per_dim 3 --fid", "--fid has no effect on a measurement without samples"),
+        ("--inpaint 3 --method mean input --jump_length 2", "--jump_length has no effect on stretches that are walked"),
         ("--inpaint 3 --g_weight 0", "--g_weight has no effect on a measurement without samples"),
         ("--inpaint 3 --bits_per_dim 3", "not allowed with"),
     ],
@@ -394,6 +395,7 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
         assert name in write_report(tmp_path).read_text()
     assert judged("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
     assert judged("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
+    assert judged("--bits_per_dim 2 --n_steps 5")[1][4]["sampler"] == "ddpm, 5 of 8 steps, seed 0, variance posterior"
 
 
 # ------------------------------------------------------------------------------------------------ without classes
