@@ -106,6 +106,8 @@ def parse_arguments() -> argparse.Namespace:
         refuse(args, "a model, which knows its data", "dataset", "data_class")
     if args.inpaint or args.bits_per_dim:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
+    if args.bits_per_dim:
+        refuse(args, "a likelihood, which is that of all steps", "n_steps")
     if not args.inpaint:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):
