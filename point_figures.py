@@ -119,12 +119,15 @@ def _scatter(axes: Axes, points: torch.Tensor, colour: str = BLUE, alpha: float 
 
 
 def _density(axes: Axes, distribution: Distribution, limit: float, n: int = 240) -> None:
-    """The true density as shades of grey."""
+    """The true density: shades of grey under the points, and lines over them at 1, 10 and 50 % of its maximum."""
     centres = ((torch.arange(n) + 0.5) / n * 2 - 1) * limit
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     density = distribution.log_prob(torch.stack([x.flatten(), y.flatten()], dim=1)).exp().view(n, n)
     extent = (-limit, limit, -limit, limit)
     axes.imshow(density.numpy(), extent=extent, origin="lower", cmap="Greys", vmax=2.5 * density.max().item())
+    if not distribution.bounded:  # its points cover the grey; the squares' edges can be seen without lines
+        levels = [part * density.max().item() for part in (0.01, 0.1, 0.5)]
+        axes.contour(x.numpy(), y.numpy(), density.numpy(), levels, colors="black", linewidths=0.8, zorder=3)
 
 
 def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[str, torch.Tensor]]) -> None:
