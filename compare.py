@@ -4,7 +4,8 @@
 
 writes comparison.png beside the first model: for each of them its network, number of parameters and validation loss
 (that of training: the first 2,000 test images with fixed t and noise), and n_samples of every class at the same guidance
-weight. The models may be of any kind and size; their classes, their images and T have to be the same.
+weight (of 10 classes, where there are more than 20). The models may be of any kind and size; their classes, images,
+noise schedule and loss have to be the same, or else neither pictures nor losses would compare.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import checkpoint
 import datasets
 from cli import CallError, keep_large_buffers, number, pick_amp, pick_device, run_script, values_from_call, whole
-from figures import real_rows
+from figures import real_rows, shown_classes
 from log_folder import free_names
 from report import write_report
 from trainer import validation_loss
@@ -46,28 +47,34 @@ def main() -> None:
     device = pick_device(args.device)
     keep_large_buffers()
     loaded = [checkpoint.load_model(file, device, pick_amp("auto", device)) for file in args.models]
-    about = [(checkpoint.data_of(ddpm, content), content["class_names"], ddpm.n_timesteps) for ddpm, content in loaded]
+    about = [
+        (checkpoint.data_of(ddpm, content), content["class_names"], ddpm.alpha_bar_t.tolist(), ddpm.loss)
+        for ddpm, content in loaded
+    ]
     for file, one in zip(args.models, about):
         if one != about[0]:
-            raise CallError(f"{file} has other images, other classes or another T than {args.models[0]}")
-    (name, shape), class_names, _ = about[0]
+            raise CallError(f"{file} has other images or classes, or another T, schedule or loss than {args.models[0]}")
+    (name, shape), class_names, _, _ = about[0]
     if not class_names:
         raise CallError(f"{args.models[0]} has no classes")
     with values_from_call():
         test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
 
+    classes = shown_classes(len(class_names))
     groups = []
     for file, (ddpm, content) in zip(args.models, loaded):
         n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
         loss = validation_loss(ddpm, test_set, True, args.seed)
         generator = torch.Generator(device).manual_seed(args.seed)
-        y, _ = ddpm.sample(args.n_samples, None, len(class_names), args.g_weight, generator=generator, record=False)
+        y, _ = ddpm.sample(args.n_samples, None, len(class_names), args.g_weight, classes, generator=generator,
+                           record=False)  # fmt: skip
         lines = [content["spec"]["network"], file.name, f"{n_parameters:,} parameters", f"validation loss {loss:.4f}"]
         print(f"{file}: {lines[0]}, {lines[2]}, {lines[3]}", flush=True)
         groups.append(("\n".join(lines), y.cpu()))
-    groups.append(("real", real_rows(test_set, args.n_samples)))
+    groups.append(("real", real_rows(test_set, args.n_samples, classes)))
     with free_names(args.out.parent, args.out.stem) as (path,):
-        plot_groups(path, groups, class_names, f"guidance weight {args.g_weight:g}, the same noise (seed {args.seed})")
+        title = f"guidance weight {args.g_weight:g}, the same noise (seed {args.seed})"
+        plot_groups(path, groups, [class_names[k] for k in classes], title)
     print(path)
     if (path.parent / "report.html").exists():
         write_report(path.parent)
