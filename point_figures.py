@@ -38,11 +38,14 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> None:
     seed = run.seed_for_pictures()
     progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
     samples = draw_points(run.averaged, distribution, seed, progress("samples"))
-    measured = measure(samples, distribution, seed)
-    panels = [(f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples)]
     true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
-    plot_samples(run.log_dir / "samples.png", distribution, [*panels, (f"{len(true):,} points of the data", true)])
-    write_measured(run.log_dir, run, distribution, measured, true)
+    measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
+    panels = [
+        (f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples),
+        (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
+    ]
+    plot_samples(run.log_dir / "samples.png", distribution, panels)
+    write_measured(run.log_dir, run, distribution, measured, of_data)
     run.save_model()
     if run.step == run.last_step:
         plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
@@ -72,17 +75,23 @@ def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> dic
 
 
 def write_measured(
-    log_dir: Path, run: Trainer, distribution: Distribution, measured: dict[str, Any], true: torch.Tensor | None = None
+    log_dir: Path,
+    run: Trainer,
+    distribution: Distribution,
+    measured: dict[str, Any],
+    of_data: dict[str, Any] | None = None,
 ) -> None:
-    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with."""
+    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with.
+
+    measured, of_data: what `measure` says of either.
+    """
     model = os.path.relpath(run.model_path(), log_dir)
     how = ", ".join(f"{name}={value}" for name, value in sampler(distribution).items())
     about = {"command": command_line(), "device": device_name(run.device), "model": model}
     record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
     record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
-    if true is not None:
-        measured = measure(true, distribution, run.seed_for_pictures())
-        record.add({"points": "the data themselves", "step": run.step, **measured})
+    if of_data is not None:
+        record.add({"points": "the data themselves", "step": run.step, **of_data})
 
 
 def in_words(measured: dict[str, Any]) -> str:
