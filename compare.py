@@ -21,8 +21,8 @@ from cli import CallError, keep_large_buffers, number, pick_amp, pick_device, ru
 from figures import real_rows, shown_classes
 from log_folder import free_names
 from report import write_report
-from trainer import validation_loss
 from utils import plot_groups
+from validation import validation_loss
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,8 +60,7 @@ def main() -> None:
     with values_from_call():
         test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
 
-    classes = shown_classes(len(class_names))
-    groups = []
+    groups, classes = [], shown_classes(len(class_names))
     for file, (ddpm, content) in zip(args.models, loaded):
         n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
         loss = validation_loss(ddpm, test_set, True, args.seed)

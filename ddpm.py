@@ -43,6 +43,8 @@ class DDPM(nn.Module):
     Raises ValueError that names the argument and its value if one is impossible.
     """
 
+    variance = "beta"  # of reverse steps, where a call says nothing else; `respaced` has another
+
     def __init__(
         self,
         nn_model: nn.Module,
@@ -215,7 +217,7 @@ class DDPM(nn.Module):
         c: torch.Tensor | None = None,
         g_weight: float = 0.0,
         clip_x0: bool = False,
-        variance: str = "beta",
+        variance: str | None = None,
         generator: torch.Generator | None = None,
         mixture: str = "vector",
     ) -> torch.Tensor:
@@ -223,7 +225,8 @@ class DDPM(nn.Module):
 
         clip_x0: take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
             this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
-        variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
+        variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2. None:
+            'beta', or 'posterior' after `respaced`.
         mixture: see `eps`.
         """
         eps = self.eps(x_t, t, c, g_weight, mixture)
@@ -234,6 +237,7 @@ class DDPM(nn.Module):
             mean = self.one_over_sqrt_alpha_t[t] * (x_t - self.one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t[t] * eps)
         if t == 1:
             return mean  # the last step adds no noise (Algorithm 2: z = 0)
+        variance = self.variance if variance is None else variance
         sigma = self.sqrt_beta_t[t] if variance == "beta" else self.q_posterior(x_t, x_t, t)[1].sqrt()
         return mean + sigma * torch.randn(x_t.shape, device=x_t.device, dtype=x_t.dtype, generator=generator)
 
@@ -245,7 +249,7 @@ class DDPM(nn.Module):
         g_weight: float = 0.0,
         classes: str | Sequence[int] | torch.Tensor | None = "all",
         clip_x0: bool = False,
-        variance: str = "beta",
+        variance: str | None = None,
         generator: torch.Generator | None = None,
         mixture: str = "vector",
         record: bool = True,
@@ -272,7 +276,7 @@ class DDPM(nn.Module):
         Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode
         (see inference.py); the network itself, its mode and its weights are left as they were found.
         """
-        if variance not in ("beta", "posterior"):
+        if variance not in (None, "beta", "posterior"):
             raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")
         self._check_sampling(n_sample, g_weight, mixture)
         size = self._sample_size(size)
@@ -323,12 +327,15 @@ class DDPM(nn.Module):
         """This object with n_steps of its T steps, for sampling in less time ([Nichol] section 4).
 
         It has a schedule of its own, of n_steps times, and shares the network, which is told the times that it knows.
-        Fewer steps draw somewhat worse images. ValueError unless 1 <= n_steps <= T.
+        With fewer than T its `variance` is 'posterior': images are all but determined by x_t, and beta_t, much larger in
+        few steps, would leave noise on them. Data that are spread out like noise rather need 'beta' ([Ho] section 3.2).
+        The fewer the steps, the worse the images. ValueError unless 1 <= n_steps <= T.
         """
         few = copy.copy(self)
         tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), n_steps)
         few._buffers = {name: values.to(self.device) for name, values in tensors.items()}
         few.n_timesteps = n_steps
+        few.variance = "posterior" if n_steps < self.n_timesteps else self.variance
         return few
 
     def _fast(self, gradients: bool = False) -> DDPM:

@@ -43,7 +43,7 @@ from completions import judge_completions, masked
 from datasets import ImageSet, one_hot
 from ddpm import DDPM
 from figures import bits_figure
-from inpainting import JUMP_LENGTH, MASKS, METHODS, mask_named
+from inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE, mask_named
 from judging import accuracy_of, judge_name, tells_rotations, trusted_judge
 from log_folder import free_names
 from measurements import Record, read_list
@@ -71,10 +71,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--g_weight", type=number(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=whole(1), help="samples of each class (30), of a model without classes altogether (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
-    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all)")
+    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all), fewer than T with the "
+        "posterior variance")  # fmt: skip
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
-    add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps (1, 1, 5)")
+    add(
+        "--n_resample",
+        type=whole(1),
+        metavar="R",
+        help="how often --inpaint walks each stretch of steps (1; repaint: 5)",
+    )
     add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -100,8 +106,12 @@ def parse_arguments() -> argparse.Namespace:
         refuse(args, "a model, which knows its data", "dataset", "data_class")
     if args.inpaint or args.bits_per_dim:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
+    if args.bits_per_dim:
+        refuse(args, "a likelihood, which is that of all steps", "n_steps")
     if not args.inpaint:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
+    elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):
+        refuse(args, "stretches that are walked once", "jump_length")
     args.out = args.out or args.source.parent / "metrics.json"
     return args
 
@@ -152,6 +162,8 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
             ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
     step = {} if n_classes else SAMPLER  # as the training scripts draw
+    if args.n_steps and not args.inpaint:
+        step = {"variance": ddpm.variance, **step}
     name, shape = checkpoint.data_of(ddpm, content)
     data_class = None if n_classes else content["arguments"].get("data_class")
     train_set, test_set = real_images(name, shape, data_class, args.data_dir, device)

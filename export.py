@@ -22,12 +22,11 @@ from cli import CallError, Progress, RunError
 from datasets import one_hot, to_uint8
 from ddpm import DDPM
 from log_folder import hold
-from trainer import seed_for
+from seeds import EXPORT, seed_for
 from utils import atomic_write, write_json
 
 PARTS = "samples_npz_parts"  # the folder of the parts
 SETTINGS = "settings.json"  # what the parts, or a finished file, were made from
-EXPORT = 4  # the stream of random numbers; trainer.py has 0 to 3
 
 
 def sha256(path: Path) -> str:

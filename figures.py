@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from trainer import Trainer
 
 HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
-# How the figure of a run completes images: what completes most of them to their true class (see README.md), in as many
-# passes of the network as plain sampling takes.
+# How the figure of a run completes images: what completes most of them to their true class (see README.md), in 491
+# steps, where plain sampling takes 400.
 COMPLETION = {"method": "input", "n_resample": 10, "jump_length": 5}
 COMPLETION_STEPS = 50
 MARKS = (0, 0.25, 0.5, 0.75, 0.99)  # of T: the times of the figures of the two processes
@@ -119,8 +119,10 @@ def draw_applications(
     images = to_float(real_set.images[: len(HIDDEN)]).cpu()
     hidden = HIDDEN[: len(images)]
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
-    title = f"{mark}, half images completed (method {COMPLETION['method']}, no class)"
-    inpainting_figure(log_dir / "inpainting.png", ddpm.respaced(min(COMPLETION_STEPS, ddpm.n_timesteps)), images, masks,
+    few = ddpm.respaced(min(COMPLETION_STEPS, ddpm.n_timesteps))
+    how = ", ".join(f"{name} {value}" for name, value in COMPLETION.items())
+    title = f"{mark}, half images completed ({how}, {few.n_timesteps} steps, no class)"
+    inpainting_figure(log_dir / "inpainting.png", few, images, masks,
                       [f"{name} hidden" for name in hidden], seed=seed, title=title, progress=report("completions"),
                       **COMPLETION)  # fmt: skip
     names = list(real_set.class_names)

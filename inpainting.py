@@ -1,5 +1,6 @@
 """Completing images of which some pixels are known, with a trained DDPM and without training anything more.
 
+    [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
     [DPS]     Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", arXiv:2209.14687
     [PiGDM]   Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR 2023
     [RePaint] Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", arXiv:2201.09865
@@ -91,7 +92,7 @@ def complete_image(
     generator: torch.Generator | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Sample images of which some pixels are known, with the model as it is (see py).
+    """Sample images of which some pixels are known, with the model as it is.
 
     'mean' and 'input' add a correction to every reverse step, with x0_hat = E[x_0 | x_t] clamped to [-1, 1]:
 
@@ -110,7 +111,7 @@ def complete_image(
     k_t^2 / 2 for 'mean' and k_t / (2 s_t) for 'input', with the slope s_t of `step_that_fits`. So scale
     means the same for every image size, mask, batch, T and schedule: how much of the known pixels' error a step takes
     out of x0_hat. 0 is plain sampling (with clip_x0 and the posterior variance); at 1 the known pixels of 'mean'
-    follow q(x_{t-1} | x_t, x_0 = y) and end as y itddpm. 'repaint' does not use it.
+    follow q(x_{t-1} | x_t, x_0 = y) and end as y itself. 'repaint' does not use it.
 
     Args:
         y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.

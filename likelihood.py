@@ -62,7 +62,7 @@ def variational_bound(
     c: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     n_draws: int = 1,
-    variance: str = "beta",
+    variance: str | None = None,
     clip_x0: bool = False,
     decoder: str = "discrete",
     batch_size: int = 256,
@@ -80,7 +80,7 @@ def variational_bound(
     Args:
         x: float [N, *size] in [-1, 1]. c: [N, n_classes] or None: no class.
         generator: source of the noise, on the model's device. n_draws: draws of x_t at each t, averaged.
-        variance, clip_x0: the p_theta of `DDPM.p_sample`. 'beta' bounds data with a density more tightly, 'posterior'
+        variance, clip_x0: the p_theta of `DDPM.p_sample`, with its defaults. 'beta' bounds data with a density more tightly, 'posterior'
             data that x_t all but determines. Clipping, as in the code of [Ho], lowers L_1 .. L_{T-1} of data in
             [-1, 1], but may raise L_0: a black pixel is likeliest where the mean is blacker than black.
         decoder: p_theta(x_0 | x_1). 'discrete': probabilities of 8-bit images, so that bits per dimension compare with
@@ -91,6 +91,7 @@ def variational_bound(
     Raises ValueError for arguments that cannot be.
     """
     x, c = _checked(ddpm, x, c)
+    variance = ddpm.variance if variance is None else variance
     for name, value, allowed in (("variance", variance, VARIANCES), ("decoder", decoder, DECODERS)):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, not {value!r}")

@@ -18,7 +18,7 @@ from judging import classify, judge_name, tells_rotations, trusted_judge
 from log_checks import HAND_IN, Check, grid_name
 from log_reading import MOST_BYTES, finite, printable
 from picture_checks import flat
-from trainer import PICTURES, seed_for
+from seeds import PICTURES, seed_for
 from utils import min_max_scale
 
 # Mean difference in grey levels of 255, median over the images, between a grid and the same drawn again. Measured with

@@ -126,9 +126,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps, which brings "
         "known and hidden parts to agree (1, or 5 with --method repaint)")  # fmt: skip
     add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({inpainting.JUMP_LENGTH})")
-    add(
-        "--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps: faster, a little worse (all)"
-    )
+    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all); fewer are faster and "
+        "worse, and have the posterior variance")  # fmt: skip
     add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
     add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
     add("--out", type=Path, metavar="FOLDER", help="where the results go (the folder of the model)")
@@ -143,8 +142,10 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
 
     args.mode = next((mode for mode in MODES if getattr(args, mode, None) is not None), "grid")
+    walks = args.n_resample or inpainting.N_RESAMPLE[args.method or MODES["inpaint"]["method"]]
     useless = {
         "scale": args.method == "repaint",
+        "jump_length": walks == 1,
         "g_weight": args.mode == "inpaint" and not args.classes,
         "data_dir": bool(args.inpaint),
         "invert": not args.inpaint,

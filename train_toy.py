@@ -34,7 +34,8 @@ from cli import (
 from point_figures import draw_point_run, draw_points, in_words, measure, plot_samples, write_measured
 from points import DISTRIBUTIONS, PointSet
 from report import write_report
-from trainer import VALIDATION_IMAGES, Trainer, plain_arguments
+from trainer import Trainer, plain_arguments
+from validation import VALIDATION_IMAGES
 
 NETWORKS = ("fourier", "residual", "plain")  # the first is trained in the log folder itself
 EXPECTED = (

@@ -7,7 +7,6 @@ stopped, bit for bit on the CPU, and pictures, drawn from generators of their ow
 
 from __future__ import annotations
 
-import copy
 import signal
 import sys
 import time
@@ -19,44 +18,21 @@ import torch
 
 import checkpoint
 from cli import CallError, RunError, command_line, environment, keep_large_buffers
+from compiling import compiled_losses
 from datasets import ImageSet, dequantise
 from ddpm import DDPM
 from log_folder import LogFolder
 from moving_average import MovingAverage
 from report import write_report
+from seeds import ORDER, PICTURES, STEP, seed_for
 from signals import Stop
+from tally import Tally
 from utils import format_duration, plot_loss, write_csv
+from validation import VALIDATION_IMAGES, validation_loss
 
-ORDER, STEP, VALIDATION, PICTURES = range(4)  # separate streams of random numbers
-VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
 WATCHED = 10  # seconds: an epoch that takes longer also refreshes loss curve and report
 ROWS_PER_PICTURE = 10  # of metrics.csv, where a run is counted in steps
-FLUSH_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
-
-
-def seed_for(seed: int, stream: int, index: int = 0) -> int:
-    """A 63-bit seed for one purpose, so that no two purposes or steps share random numbers."""
-    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]) >> 1
-
-
-@torch.inference_mode()
-def validation_loss(ddpm: DDPM, images: ImageSet, classes: bool, seed: int, batch_size: int = 256) -> float:
-    """Mean loss on the first VALIDATION_IMAGES images, with the same t and noise for every model that has this seed.
-
-    The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped. classes: whether the
-    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
-    """
-    n = min(VALIDATION_IMAGES, len(images))
-    generator = torch.Generator().manual_seed(seed_for(seed, VALIDATION))
-    spread = torch.arange(n) * ddpm.n_timesteps // n + 1
-    t = spread[torch.randperm(n, generator=generator)].to(ddpm.device)
-    noise = torch.randn(n, *images.images.shape[1:], generator=generator).to(ddpm.device)
-    ddpm.eval()
-    losses = []
-    for part in torch.arange(n).split(batch_size):
-        y, c = images.batch(part)
-        losses.append(ddpm.training_losses(y, c if classes else None, t[part], noise[part]))
-    return torch.cat(losses).cpu().double().mean().item()
+LOOK_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
 
 
 class Trainer:
@@ -117,7 +93,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # a row for each epoch (or row_steps) completed
         self.started, self.first_step = time.time(), 0  # of this process
         self.order: torch.Tensor | None = None  # of the images in this epoch
-        self.reset_row()
+        self.tally = Tally(ddpm.n_timesteps)  # since the last row
 
     # ---------------------------------------------------------------------------------------------- the run
 
@@ -166,10 +142,10 @@ class Trainer:
         self.update_average()
 
         self.step += 1
-        self.pending.append((t, losses.detach()))
-        if self.step % FLUSH_EVERY == 0 or self.step % self.row_steps == 0 or self.step == self.last_step:
-            self.flush()
-        self.train_seconds += time.perf_counter() - began
+        self.tally.add(t, losses)
+        if self.step % LOOK_EVERY == 0 or self.step % self.row_steps == 0 or self.step == self.last_step:
+            self.look_at_losses()
+        self.tally.seconds += time.perf_counter() - began
 
     def update_average(self) -> None:
         if self.average:
@@ -187,18 +163,12 @@ class Trainer:
         y, c = images.batch(index, flip)
         return y, c if self.classes else None
 
-    def flush(self) -> None:
-        """Bring the losses of the latest steps to the CPU, look at them, add them up by quarter of the timesteps."""
-        t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
-        losses = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
-        means = losses.mean(axis=1)
+    def look_at_losses(self) -> None:
+        """Take in the losses of the latest steps. RunError if one is not finite."""
+        means = self.tally.collect()  # [steps]
         if not np.isfinite(means).all():
             first = int(np.argmin(np.isfinite(means)))
             self.diverged(f"the loss became {means[first]} at step {self.step - len(means) + first + 1}")
-        self.pending = []
-        quarter = ((t - 1) * 4 // self.ddpm.n_timesteps).ravel()
-        self.loss_sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)
-        self.loss_counts += np.bincount(quarter, minlength=4)
         self.progress(f"loss {means[-1]:.4f}")
 
     def diverged(self, what: str) -> None:
@@ -214,20 +184,18 @@ class Trainer:
         steps = self.step - (self.history[-1]["step"] if self.history else 0)
         due = self.unit == "epoch" or self.pictures_due()
         val_loss = self.validate() if due else None
-        with np.errstate(invalid="ignore"):  # a quarter that no t fell into has no mean
-            quarters = self.loss_sums / self.loss_counts
         row = {
             "epoch": self.step // self.steps_per_epoch,
             "step": self.step,
-            "train_loss": float(self.loss_sums.sum() / self.loss_counts.sum()),
+            "train_loss": self.tally.mean(),
             "val_loss": val_loss,
-            **{f"loss_q{q + 1}": float(quarters[q]) for q in range(4)},
+            **{f"loss_q{q}": mean for q, mean in enumerate(self.tally.quarter_means(), 1)},
             "learning_rate": self.args.l_rate,
-            "images_per_second": steps * self.batch_size / self.train_seconds,
-            "seconds": self.train_seconds + time.perf_counter() - began,
+            "images_per_second": steps * self.batch_size / self.tally.seconds,
+            "seconds": self.tally.seconds + time.perf_counter() - began,
         }
         self.history.append(row)
-        self.reset_row()
+        self.tally = Tally(self.ddpm.n_timesteps)
         self.save_checkpoint()
         write_csv(self.log_dir / "metrics.csv", self.history)
         self.say(
@@ -284,8 +252,7 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = self.first_step = self.saved_step = content["step"]
         self.history = content["history"]
-        self.loss_sums, self.loss_counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
-        self.train_seconds = content["train_seconds"]
+        self.tally.restore(content)
         self.folder.write_config(self.config(), resumed_at=self.step)
         if self.history:
             write_csv(self.log_dir / "metrics.csv", self.history)
@@ -343,9 +310,7 @@ class Trainer:
                 "step": self.step,
                 "epoch": self.step // self.steps_per_epoch,
                 "history": self.history,
-                "loss_sums": self.loss_sums.tolist(),
-                "loss_counts": self.loss_counts.tolist(),
-                "train_seconds": self.train_seconds,
+                **self.tally.state(),
             },
         )
         self.saved_step = self.step
@@ -394,8 +359,8 @@ class Trainer:
 
     def leave(self) -> None:
         """A signal came: save, tell how to go on, end with the status that shells give a signal's victim."""
-        if self.pending:
-            self.flush()
+        if self.tally.pending:
+            self.look_at_losses()
         self.save_checkpoint()
         self.make_report()
         number = self.stop.number
@@ -405,29 +370,11 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------- small parts
 
-    def reset_row(self) -> None:
-        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet brought to the CPU
-        self.loss_sums, self.loss_counts = np.zeros(4), np.zeros(4, dtype=int)  # by quarter of the timesteps
-        self.train_seconds = 0.0
-
     def compile_losses(self) -> None:
-        """Compile the loss if that is asked for, and try it. A compiler that fails costs one line, not the run."""
-        if self.args.compile == "off" or (self.args.compile == "auto" and self.device.type != "cuda"):
-            return
-        before = copy.deepcopy(self.ddpm.nn_model.state_dict())  # the trial moves the BatchNorm statistics
-        try:
-            compiled = torch.compile(self.ddpm.training_losses)
+        """Compile the loss if that is asked for."""
+        if self.args.compile == "on" or (self.args.compile == "auto" and self.device.type == "cuda"):
             y, c = self.batch(self.train_set, torch.arange(self.batch_size))
-            t, noise, c = self.ddpm.train().draw(y, c)
-            compiled(y, c, t, noise).mean().backward()  # the backward pass is compiled too
-            self.training_losses = compiled
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers fail in many ways: none installed, too old, a bug
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
-            self.say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
-        self.ddpm.nn_model.load_state_dict(before)
-        self.optimizer.zero_grad(set_to_none=True)
+            self.training_losses = compiled_losses(self.ddpm, y, c, self.say)
 
     def sampling_progress(self, what: str, t: int) -> None:
         if self.stop.number:
@@ -449,7 +396,7 @@ class Trainer:
             epoch, within = divmod(max(self.step - 1, 0), self.steps_per_epoch)
             where = f"epoch {epoch + 1}/{self.args.n_epochs}  step {within + 1}/{self.steps_per_epoch}"
         images = (self.step - (self.history[-1]["step"] if self.history else 0)) * self.batch_size
-        speed = f"  {images / self.train_seconds:.0f} images/s" if self.train_seconds else ""
+        speed = f"  {images / self.tally.seconds:.0f} images/s" if self.tally.seconds else ""
         self.folder.live(f"{where}  {what}{speed}  {self.time_left()}")
 
     def say(self, line: str) -> None:

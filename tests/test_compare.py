@@ -13,7 +13,7 @@ import checkpoint
 import compare
 from cli import pick_amp, run_script
 from datasets import load
-from trainer import validation_loss
+from validation import validation_loss
 
 
 @pytest.fixture

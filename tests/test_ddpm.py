@@ -124,10 +124,21 @@ def test_fewer_steps_draw_from_nearly_the_same_gaussian():
     """MEANS[1] and the same spread as with all steps, which no step that forgets some noise would give."""
     ddpm, found = gaussian_ddpm(400), {}
     for d in (ddpm, ddpm.respaced(100)):
-        x, _ = d.sample(20_000, (1,), 3, classes=[1], generator=seeded(5))
+        x, _ = d.sample(20_000, (1,), 3, classes=[1], variance="beta", generator=seeded(5))
         found[d.n_timesteps] = (x.mean().item(), x.std().item())
     assert found[100][0] == pytest.approx(MEANS[1], abs=0.03)
     assert found[100][1] == pytest.approx(found[400][1], rel=0.05)
+
+
+def test_few_steps_leave_no_noise_on_data_that_x_t_determines(monkeypatch):
+    """As images are. beta_t, in 10 of 400 steps, leaves ten times the spread of the data and more."""
+    monkeypatch.setattr("test_ddpm.S", 0.01)
+    few, spread = gaussian_ddpm(400).respaced(10), {}
+    for variance in (None, "posterior", "beta"):
+        x, _ = few.sample(2000, (1,), None, variance=variance, generator=seeded(5))
+        spread[variance] = x.std().item()
+    assert spread[None] == spread["posterior"] < 0.01 and spread["beta"] > 0.1, spread
+    assert gaussian_ddpm(400).variance == gaussian_ddpm(400).respaced(400).variance == "beta"
 
 
 @pytest.mark.parametrize("n_steps", [0, 31, -1, 2.5])

@@ -75,6 +75,18 @@ def test_the_exercise_figure(ddpm, drawn, tmp_path):
         assert ((five - completed[:6]).abs().amax(dim=(1, 2, 3)) > 0.01).all() or j == 0
 
 
+@pytest.mark.parametrize("n_timesteps, steps", [(120, 50), (8, 8)])
+def test_the_exercise_figure_is_drawn_in_few_steps_and_says_so(n_timesteps, steps, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(figures, "inpainting_figure", lambda *arguments, **more: calls.append((arguments, more)))
+    ddpm = DDPM(trained_unet(), n_timesteps=n_timesteps, device="cpu")
+    figures.draw_applications(tmp_path, ddpm, small_set(1), "epoch 2", seed=0)
+    ((arguments, more),) = calls
+    assert arguments[1].n_timesteps == steps and ddpm.n_timesteps == n_timesteps
+    how = f"method input, n_resample 10, jump_length 5, {steps} steps, no class"
+    assert more["title"] == f"epoch 2, half images completed ({how})"
+
+
 def test_mixtures_of_the_classes_there_are(drawn, tmp_path):
     for n_classes, mixtures in ((10, ["c3 + c8", "c4 + c9"]), (9, ["c3 + c8"]), (5, ["c0 + c1"]), (1, [])):
         drawn.clear()

@@ -21,6 +21,7 @@ import trainer
 from cli import pick_amp
 from datasets import ImageSet, load
 from figures import real_rows
+from seeds import EXPORT, PICTURES, seed_for
 from signals import Stop
 from utils import plot_image
 
@@ -114,7 +115,7 @@ def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
     ddpm = checkpoint.build(content["spec"], cpu, pick_amp("auto", cpu))  # bfloat16 too, where the run had it
     ddpm.nn_model.load_state_dict(content["model"])
     assert ddpm.n_timesteps == 8 and content["class_names"] == list("0123456789")
-    noise = torch.Generator().manual_seed(trainer.seed_for(0, trainer.PICTURES))
+    noise = torch.Generator().manual_seed(seed_for(0, PICTURES))
     y, _ = ddpm.sample(1, n_classes=10, g_weight=1, generator=noise)
     real = real_rows(load("mnist", data_dir, train=False), 1)
     plot_image(tmp_path / "again.png", y, real, content["class_names"], "epoch 3, guidance weight 1")
@@ -316,8 +317,8 @@ def test_the_seed_decides(train, tmp_path):
 
 
 def test_seeds_of_streams_and_steps_differ():
-    seeds = {trainer.seed_for(seed, stream, i) for seed in range(3) for stream in range(4) for i in range(1000)}
-    assert len(seeds) == 3 * 4 * 1000
+    seeds = {seed_for(seed, stream, i) for seed in range(3) for stream in range(EXPORT + 1) for i in range(1000)}
+    assert len(seeds) == 3 * 5 * 1000
 
 
 # ------------------------------------------------------------ figures of training
