@@ -4,7 +4,8 @@
 
 writes comparison.png beside the first model: for each of them its network, number of parameters and validation loss
 (that of training: the first 2,000 test images with fixed t and noise), and n_samples of every class at the same guidance
-weight. The models may be of any kind and size; their classes, their images and T have to be the same.
+weight (of 10 classes, where there are more than 20). The models may be of any kind and size; their classes, images,
+noise schedule and loss have to be the same, or else neither pictures nor losses would compare.
 """
 
 from __future__ import annotations
@@ -46,11 +47,14 @@ def main() -> None:
     device = pick_device(args.device)
     keep_large_buffers()
     loaded = [checkpoint.load_model(file, device, pick_amp("auto", device)) for file in args.models]
-    about = [(checkpoint.data_of(ddpm, content), content["class_names"], ddpm.n_timesteps) for ddpm, content in loaded]
+    about = [
+        (checkpoint.data_of(ddpm, content), content["class_names"], ddpm.alpha_bar_t.tolist(), ddpm.loss)
+        for ddpm, content in loaded
+    ]
     for file, one in zip(args.models, about):
         if one != about[0]:
-            raise CallError(f"{file} has other images, other classes or another T than {args.models[0]}")
-    (name, shape), class_names, _ = about[0]
+            raise CallError(f"{file} has other images or classes, or another T, schedule or loss than {args.models[0]}")
+    (name, shape), class_names, _, _ = about[0]
     if not class_names:
         raise CallError(f"{args.models[0]} has no classes")
     with values_from_call():

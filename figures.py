@@ -134,9 +134,9 @@ def draw_applications(
 
 
 def real_rows(images: ImageSet, n_rows: int, classes: Sequence[int] | None = None) -> torch.Tensor:
-    """The first n_rows images of each of these classes (None: of all), class-fastest, float32 [n_rows * K, C, H, W] on the CPU.
+    """The first n_rows images of each of these classes, class-fastest, float32 [n_rows * K, C, H, W] on the CPU.
 
-    A class with fewer leaves NaN in its places, which a picture shows blank.
+    classes: as indices; by default all. A class with fewer images leaves NaN in its places, which a picture shows blank.
     """
     classes = range(images.n_classes) if classes is None else classes
     rows = torch.full((n_rows, len(classes), *images.images.shape[1:]), math.nan)

@@ -38,11 +38,14 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> None:
     seed = run.seed_for_pictures()
     progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
     samples = draw_points(run.averaged, distribution, seed, progress("samples"))
-    measured = measure(samples, distribution, seed)
-    panels = [(f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples)]
     true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
-    plot_samples(run.log_dir / "samples.png", distribution, [*panels, (f"{len(true):,} points of the data", true)])
-    write_measured(run.log_dir, run, distribution, measured, true)
+    measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
+    panels = [
+        (f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples),
+        (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
+    ]
+    plot_samples(run.log_dir / "samples.png", distribution, panels)
+    write_measured(run.log_dir, run, distribution, measured, of_data)
     run.save_model()
     if run.step == run.last_step:
         plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
@@ -72,17 +75,23 @@ def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> dic
 
 
 def write_measured(
-    log_dir: Path, run: Trainer, distribution: Distribution, measured: dict[str, Any], true: torch.Tensor | None = None
+    log_dir: Path,
+    run: Trainer,
+    distribution: Distribution,
+    measured: dict[str, Any],
+    of_data: dict[str, Any] | None = None,
 ) -> None:
-    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with."""
+    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with.
+
+    measured, of_data: what `measure` says of either.
+    """
     model = os.path.relpath(run.model_path(), log_dir)
     how = ", ".join(f"{name}={value}" for name, value in sampler(distribution).items())
     about = {"command": command_line(), "device": device_name(run.device), "model": model}
     record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
     record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
-    if true is not None:
-        measured = measure(true, distribution, run.seed_for_pictures())
-        record.add({"points": "the data themselves", "step": run.step, **measured})
+    if of_data is not None:
+        record.add({"points": "the data themselves", "step": run.step, **of_data})
 
 
 def in_words(measured: dict[str, Any]) -> str:
@@ -119,12 +128,15 @@ def _scatter(axes: Axes, points: torch.Tensor, colour: str = BLUE, alpha: float 
 
 
 def _density(axes: Axes, distribution: Distribution, limit: float, n: int = 240) -> None:
-    """The true density as shades of grey."""
+    """The true density: shades of grey under the points, and lines over them at 1, 10 and 50 % of its maximum."""
     centres = ((torch.arange(n) + 0.5) / n * 2 - 1) * limit
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     density = distribution.log_prob(torch.stack([x.flatten(), y.flatten()], dim=1)).exp().view(n, n)
     extent = (-limit, limit, -limit, limit)
     axes.imshow(density.numpy(), extent=extent, origin="lower", cmap="Greys", vmax=2.5 * density.max().item())
+    if not distribution.bounded:  # its points cover the grey; the squares' edges can be seen without lines
+        levels = [part * density.max().item() for part in (0.01, 0.1, 0.5)]
+        axes.contour(x.numpy(), y.numpy(), density.numpy(), levels, colors="black", linewidths=0.8, zorder=3)
 
 
 def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[str, torch.Tensor]]) -> None:

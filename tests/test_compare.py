@@ -40,7 +40,7 @@ def test_two_networks_from_the_same_noise(compared, model, train, tmp_path, monk
     monkeypatch.setattr(compare, "plot_groups", lambda path, g, *a: groups.extend(g) or plot(path, g, *a))
     assert compared(tmp_path / "unet.pt", tmp_path / "fc" / "model_epoch1.pt", "--g_weight", "2") == 0
     assert (tmp_path / "comparison.png").stat().st_size > 1000
-    assert drawn[0][0] == drawn[1][0] == (1, None, 10, 2.0) and torch.equal(drawn[0][1], drawn[1][1])
+    assert drawn[0][0] == drawn[1][0] == (1, None, 10, 2.0, list(range(10))) and torch.equal(drawn[0][1], drawn[1][1])
     labels = [label.splitlines() for label, _ in groups]
     assert [label[0] for label in labels] == ["conditional_unet", "fc", "real"]
     assert labels[0][1:2] == ["unet.pt"] and "validation loss" in capsys.readouterr().out
@@ -61,8 +61,12 @@ def test_the_loss_is_that_of_training(model, whole_run, data_dir):
 
 def test_refusals(compared, model, train, tmp_path, capsys):
     assert train(tmp_path / "other", "--network fc --num_hidden 8 --n_epochs 1 --n_timesteps 5") == 0
+    for name in ("--schedule cosine", "--loss l1"):
+        assert train(tmp_path / name, f"--network fc --num_hidden 8 --n_epochs 1 {name}") == 0
     for words, status, reason in [
-        ([model, tmp_path / "other" / "model_epoch1.pt"], 2, "another T than"),
+        ([model, tmp_path / "other" / "model_epoch1.pt"], 2, "another T, schedule or loss than"),
+        ([model, tmp_path / "--schedule cosine" / "model_epoch1.pt"], 2, "another T, schedule or loss than"),
+        ([model, tmp_path / "--loss l1" / "model_epoch1.pt"], 2, "another T, schedule or loss than"),
         ([model, "--out", tmp_path / "mine.jpg"], 2, "the picture is a .png"),
         ([tmp_path / "nothing.pt"], 1, "there is no file"),
     ]:

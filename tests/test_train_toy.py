@@ -10,8 +10,10 @@ import sys
 from unittest import mock
 
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 import checkpoint
 import point_figures
@@ -19,6 +21,7 @@ import sample
 import train_toy
 import trainer
 from cli import run_script
+from ddpm import DDPM
 from points import Chequerboard
 from trainer import Trainer
 
@@ -156,6 +159,44 @@ def test_sample_py_has_no_pictures_of_points(tmp_path, capsys, no_figures):
     assert toy(tmp_path / "log", "--train_steps 1") == 0
     assert run(sample, f"{tmp_path / 'log' / 'model_step1.pt'} --out {tmp_path / 'out'}") == 2
     assert "draws no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+class OnePoint(torch.nn.Module):
+    """The exact noise for data that are all at `point`."""
+
+    size = (2,)
+
+    def __init__(self, alpha_bar, point):
+        super().__init__()
+        self.alpha_bar, self.point = alpha_bar, point
+
+    def forward(self, x, t, c=None):
+        a = self.alpha_bar[(t * (len(self.alpha_bar) - 1)).round().long()]
+        return (x - a.sqrt() * self.point) / (1 - a).sqrt()
+
+
+def test_the_field_points_to_the_data_and_the_processes_begin_and_end_there(tmp_path, monkeypatch):
+    """A model that knows only one point: every arrow points to it (times sqrt(alpha_bar)), and every path ends there."""
+    point, T = torch.tensor([0.5, -0.25]), 20
+    ddpm = DDPM(OnePoint(DDPM.ddpm_schedule(1e-4, 0.02, T)["alpha_bar_t"], point), n_timesteps=T, device="cpu")
+    drawn, arrows = [], []
+    monkeypatch.setattr(point_figures, "_scatter", lambda axes, points, *_, **__: drawn.append(points))
+    monkeypatch.setattr(Axes, "quiver", lambda self, *parts, **_: arrows.append(torch.tensor(np.stack(parts))))
+    point_figures.plot_field(tmp_path / "field.png", ddpm, Chequerboard(), seed=0)
+    assert len(arrows) == len(point_figures.FIELD_MARKS)
+    for (x, y, u, v), part in zip(arrows, point_figures.FIELD_MARKS):
+        bar = ddpm.alpha_bar_t[max(1, round(part * T))]
+        way = bar.sqrt() * point - torch.stack([x, y], dim=1)  # from x_t to the mean of q(x_t | x_0)
+        torch.testing.assert_close(torch.stack([u, v], dim=1) * (1 - bar).sqrt(), way, rtol=1e-4, atol=1e-5)
+
+    drawn.clear()
+    point_figures.plot_processes(tmp_path, ddpm, Chequerboard(), seed=0)
+    forward, backward = drawn[:5], drawn[5:]
+    assert Chequerboard().permitted(forward[0]).all() and len(forward[0]) == 200
+    torch.testing.assert_close(backward[0], forward[-1])  # from that noise ...
+    torch.testing.assert_close(backward[-1], point.expand(200, 2), rtol=0, atol=1e-4)  # ... to the data
+    spread = [(x_t - x_t.mean(dim=0)).square().mean().item() for x_t in backward]
+    assert spread == sorted(spread, reverse=True)
 
 
 def test_measuring_counts_permitted_squares():
