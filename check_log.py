@@ -153,7 +153,11 @@ def main() -> None:
     for path in args.folders:
         check = check_folder(path, args.resample, judges)
         if check is None:
-            print(f"{printable(path)}: no log folder, but judges or the page over all folders; left out", file=sys.stderr, flush=True)
+            print(
+                f"{printable(path)}: no log folder, but judges or the page over all folders; left out",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         failed += "problem" in [finding.level for finding in check.findings]
         rows.append(row(path, check))
