@@ -39,7 +39,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell
 
 
 def check_folder(path: Path, resample: str | None = None, judges: Any = None) -> Check | None:
-    """Everything about one folder, whatever it holds; None if it holds judges (judging.py) and no run."""
+    """Everything about one folder, whatever it holds; None if it holds judges (judging.py) and no run, or is the page
+    over all folders (report_index.py): both stand among log folders.
+    """
+    if path.name == "index.html" and path.is_file():
+        return None
     try:
         check = Check(Folder(path))
     except Unreadable as error:
@@ -149,7 +153,11 @@ def main() -> None:
     for path in args.folders:
         check = check_folder(path, args.resample, judges)
         if check is None:
-            print(f"{printable(path)}: holds judges and no run; left out", file=sys.stderr, flush=True)
+            print(
+                f"{printable(path)}: no log folder, but judges or the page over all folders; left out",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         failed += "problem" in [finding.level for finding in check.findings]
         rows.append(row(path, check))

@@ -81,7 +81,10 @@ class Check:
         """Is this plain file in the folder? A finding of level `missing` if it is not."""
         if name in self.folder.files:
             return True
-        if name not in self.folder.others:  # of which there is a finding already
+        kind = self.folder.others.get(name)
+        if kind == "folder":
+            self.say(missing, name, "is a folder, where a file of this name is due")
+        elif kind is None:  # of links and the like there is a problem already
             self.say(missing, name, why)
         return False
 

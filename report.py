@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from measured_tables import judged, measured_tables
-from report_captions import MEASURED, MORE, NOISE, POINT_DATA, SAMPLES, caption, in_order
+from report_captions import MEASURED, MORE, NOISE, SAMPLES, caption, in_order
 from report_curves import curves
 from report_folder import Run, find_pictures, number, read_run
 from report_index import write_index
@@ -52,12 +52,12 @@ def _head(run: Run) -> str:
     """Title, state, and what was trained on what and when."""
     dataset, config = run.table("dataset"), run.config
     sizes = []
-    for key, name in (("train_images", "training images"), ("val_images", "validation images")):
+    for key, name in (("train_images", f"training {run.things}"), ("val_images", f"validation {run.things}")):
         count = number(dataset.get(key))
         if count:
             sizes.append(f"{count:,.0f} {name}")
     classes = dataset.get("classes")
-    if isinstance(classes, list):
+    if isinstance(classes, list) and classes:
         sizes.append(f"{len(classes)} class{'es' * (len(classes) != 1)}")
     data = str(dataset.get("name", "")) + (f" ({', '.join(sizes)})" if sizes else "")
     lines = [
@@ -92,7 +92,7 @@ def _facts(run: Run) -> str:
         facts.append(("training time", format_duration(sum(seconds))))
     speeds = [speed for speed in (number(row.get("images_per_second")) for row in run.rows) if speed]
     if speeds:
-        facts.append(("images per second", f"{statistics.median(speeds):,.0f}"))
+        facts.append((f"{run.things} per second", f"{statistics.median(speeds):,.0f}"))
     n_parameters = number(run.config.get("n_parameters"))
     if n_parameters:
         facts.append(("parameters", f"{n_parameters:,.0f}"))
@@ -149,11 +149,10 @@ def _films(run: Run) -> str:
 
 def _figures(run: Run) -> dict[str, str]:
     """For each section of the page the figures that belong there by their names."""
-    points = str(run.table("dataset").get("name")) in POINT_DATA
     found: dict[str, list[str]] = {}
     for name in in_order(run.pictures.others):
         if not name.lower().endswith(".gif"):
-            place, title, text = caption(name, points)
+            place, title, text = caption(name, run.things == "points")
             found.setdefault(place, []).append(figure(run.path, name, title, text, alt=title))
     return {place: pictures(figures) for place, figures in found.items()}
 

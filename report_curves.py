@@ -48,7 +48,7 @@ def curves(run: Run) -> str:
     named = [("training", "train_loss"), ("validation", "val_loss")]
     losses = [Curve(label, *look, points(key)) for (label, key), look in zip(named, zip(COLOURS, DASHES))]
     quarters = [Curve(label, *look, points(key)) for (key, label), look in zip(QUARTERS.items(), zip(SHADES, DASHES))]
-    speed = [Curve("images per second", COLOURS[0], "", points("images_per_second"))]
+    speed = [Curve(f"{run.things} per second", COLOURS[0], "", points("images_per_second"))]
     parts = [
         drawing("Mean loss", run.unit, losses),
         drawing("Training loss by timestep", run.unit, quarters),

@@ -16,6 +16,8 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from report_captions import POINT_DATA
+
 GRID = re.compile(
     r"generated_images_(?P<unit>epoch|step)(?P<number>\d+)_guidance_weight(?P<weight>-?\d[\d.e+-]*)\.png"
     r"|samples_(?P<unit2>step|epoch)(?P<number2>\d+)\.png"
@@ -76,6 +78,11 @@ class Run(NamedTuple):
             self.rows and number(self.rows[-1].get("epoch")) is None
         )
         return "step" if in_steps else "epoch"
+
+    @property
+    def things(self) -> str:
+        """What the run learns: 'points' or 'images'."""
+        return "points" if str(self.table("dataset").get("name")) in POINT_DATA else "images"
 
     def last(self, key: str) -> float | None:
         """The newest finite value of a column of metrics.csv."""

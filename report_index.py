@@ -22,8 +22,8 @@ INDEX_STYLE = """
 table.index { width: 100%; } table.index th, table.index td { vertical-align: middle; }
 table.index td.number { text-align: right; white-space: nowrap; }
 table.index img { display: block; width: 11rem; height: auto; border: 1px solid var(--line); }
-table.index .bad { color: #a3121f; } table.index td:nth-child(2), table.index td:nth-child(5) { min-width: 11rem; }
-table.index td:nth-child(3), table.index td:nth-child(4) { min-width: 7.5rem; }
+table.index .bad { color: #a3121f; } table.index td:nth-child(2) { min-width: 12rem; }
+table.index td:nth-child(3) { min-width: 8.2rem; } table.index td:nth-child(4), table.index td:nth-child(5) { min-width: 9.2rem; }
 table.index th[data-sort=number] { text-align: right; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: .2rem; margin: -.2rem; cursor: pointer;
   text-align: inherit; }

@@ -96,7 +96,7 @@ pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-
 @media print {
   @page { margin: 14mm; }
   body { max-width: none; padding: 0; font-size: 9.5pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-  h1 { font-size: 17pt; } h2 { font-size: 13pt; margin-top: 1.4rem; } h2, h3 { break-after: avoid; }
+  h1 { font-size: 17pt; } h2 { font-size: 13pt; margin-top: 1.4rem; } h2, h3, h2 + .soft { break-after: avoid; }
   a { color: inherit; text-decoration: none; } tr { break-inside: avoid; }
   nav, details, .steps > input, .steps > label, .steps > b, .pause, .pause + label, .paired { display: none; }
   .print { display: block; } .scroll { overflow: visible; } table { font-size: 8pt; } th, td { padding: .15rem .35rem; }

@@ -295,6 +295,11 @@ SPOILT = {
         "metrics.json: is a link",
     ),
     "pipe": (lambda f: ((f / "loss.png").unlink(), os.mkfifo(f / "loss.png")), "loss.png: is a pipe or device"),
+    "folder for a grid": (lambda f: ((f / GRID).unlink(), (f / GRID).mkdir()), f"{GRID}: is a folder, where a file"),
+    "folder for the config": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
+        "config.json: is a folder, where a file",
+    ),
     "huge picture": (
         lambda f: (f / GRID).write_bytes(png_header(100_000, 100_000)),
         f"{GRID}: claims 100,000 x 100,000 pixels, and was not decoded",
@@ -481,9 +486,11 @@ def test_many_folders_in_one_table(folder, tmp_path, capsys):
     judges = tmp_path / "judges"
     judges.mkdir()
     (judges / "judge_mnist_10x28x1.pt").write_bytes(b"x")
-    assert run_check(tmp_path / "a_file", bad, judges, folder, "--csv", tmp_path / "marks.csv") == 1
+    (tmp_path / "index.html").write_text("the page over all folders")
+    folders = (tmp_path / "a_file", bad, tmp_path / "index.html", judges, folder)
+    assert run_check(*folders, "--csv", tmp_path / "marks.csv") == 1
     out, err = capsys.readouterr()
-    assert "1 of 3 folders pass" in out and "holds judges and no run" in err
+    assert "1 of 3 folders pass" in out and "judges: no log folder" in err and "index.html: no log folder" in err
     rows = list(csv.DictReader(open(tmp_path / "marks.csv", encoding="utf-8")))
     assert [row["verdict"] for row in rows] == ["failed", "failed", "passed"]
     assert rows[1]["problems"] == f"{GRID}: is missing" and rows[2]["of"] == "3 epochs" and rows[2]["done"] == "3"

@@ -119,8 +119,9 @@ def test_captions(tmp_path, text, what):
 def test_points_of_the_plane_have_captions_of_their_own(tmp_path):
     (tmp_path / "samples.png").write_bytes(b"x")
     assert "true density" not in Page(write_report(tmp_path)).text
-    write_json(tmp_path / "config.json", {"dataset": {"name": "chequerboard"}})
-    assert "true density" in Page(write_report(tmp_path)).text
+    write_json(tmp_path / "config.json", {"dataset": {"name": "chequerboard", "train_images": 500, "classes": []}})
+    text = Page(write_report(tmp_path)).text
+    assert "true density" in text and "500 training points" in text and "0 classes" not in text
 
 
 def test_the_report_needs_nothing_but_the_folder(log_dir):
