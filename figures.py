@@ -270,6 +270,24 @@ def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
     return " + ".join(class_names[k] if equal else f"{class_names[k]}*{weight:g}" for k, weight in weights.items())
 
 
+def both_processes(
+    ddpm: DDPM, x_0: torch.Tensor, seed: int, progress: Callable[[int], None] | None = None, **step: Any
+) -> tuple[dict[int, float], list[torch.Tensor], torch.Tensor]:
+    """Samples on their way to noise, with one draw of noise each, and what the model makes of the last of these.
+
+    x_0: float [N, *size] on the model's device. step: further arguments of DDPM.p_sample.
+    Returns the times as {t: part of T}, rising, of 0, 25, 50, 75 and 99 % of T; x at these, [N, *size] each, on the
+    device; and on the way back, float32 [S, N, *size] on the CPU, from the last time to the first.
+    """
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    marks = {int(part * ddpm.n_timesteps): part for part in MARKS}  # of very few steps two marks are one
+    times = list(marks)
+    noise = torch.randn(x_0.shape, generator=generator, device=ddpm.device)
+    forward = [ddpm.q_sample(x_0, t, noise) for t in times]
+    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator, **step)
+    return marks, forward, backward
+
+
 def process_figures(
     log_dir: Path,
     ddpm: DDPM,
@@ -286,19 +304,11 @@ def process_figures(
     images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. heads: what stands above them. step: further
     arguments of DDPM.p_sample.
     """
-    images = images.to(ddpm.device)
-    generator = torch.Generator(ddpm.device).manual_seed(seed)
-    marks = {int(part * ddpm.n_timesteps): part for part in MARKS}  # of very few steps two marks are one
-    times = list(marks)
-    noise = torch.randn(images.shape, generator=generator, device=ddpm.device)
-    forward = [ddpm.q_sample(images, t, noise) for t in times]
+    marks, forward, backward = both_processes(ddpm, images.to(ddpm.device), seed, progress, c=c, **step)
     rows = [f"t = {t} ({part:.0%})" for t, part in marks.items()]
     title = f"q(x_t | x_0), {ddpm.n_timesteps} steps: from images to noise"
     plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), heads, title, len(images))
-
-    falling = times[::-1]
-    _, backward = ddpm.reverse_process(forward[-1], times[-1], falling, progress, c=c, generator=generator, **step)
-    title = f"p(x_t | x_{times[-1]}): from the noise of forward_process.png to images"
+    title = f"p(x_t | x_{max(marks)}): from the noise of forward_process.png to images"
     title += "" if c is None else " of the same classes"
     plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), heads, title, len(images))
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cli import command_line, device_name
 from ddpm import DDPM
-from figures import MARKS
+from figures import both_processes
 from measurements import Record
 from points import Chequerboard, TwoGaussians, energy_distance
 from utils import atomic_write
@@ -155,18 +155,14 @@ def plot_processes(
     """forward_process.png: points of the data at 0, 25, 50, 75 and 99 % of T, with one draw of noise.
     backward_process.png: what the model makes of the last of these, at the same times.
     """
-    generator = torch.Generator(ddpm.device).manual_seed(seed)
     x_0 = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed)).to(ddpm.device)
-    noise = torch.randn(x_0.shape, device=ddpm.device, generator=generator)
-    times = [int(part * ddpm.n_timesteps) for part in MARKS]
-    forward = [ddpm.q_sample(x_0, t, noise) for t in times]
-    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator,
-                                       **sampler(distribution))  # fmt: skip
+    marks, forward, backward = both_processes(ddpm, x_0, seed, progress, **sampler(distribution))
+    times = list(marks)
     for name, points, order, colour in (
         ("forward_process.png", forward, times, BLUE),
         ("backward_process.png", backward, times[::-1], RED),
     ):
-        figure, all_axes = _page(len(MARKS), size=2.9)
+        figure, all_axes = _page(len(times), size=2.9)
         for axes, x_t, t in zip(all_axes, points, order):
             _scatter(axes, x_t, colour)
             _panel(axes, f"t = {t} ({t / ddpm.n_timesteps:.0%} of T)", 3)

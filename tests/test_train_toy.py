@@ -199,6 +199,16 @@ def test_the_field_points_to_the_data_and_the_processes_begin_and_end_there(tmp_
     assert spread == sorted(spread, reverse=True)
 
 
+def test_two_marks_that_are_one_time_make_one_panel_under_its_name(tmp_path, monkeypatch):
+    """T = 3: 25 % of it is t = 0 again, and 99 % is t = 2."""
+    point, T = torch.tensor([0.5, -0.25]), 3
+    ddpm = DDPM(OnePoint(DDPM.ddpm_schedule(1e-4, 0.02, T)["alpha_bar_t"], point), n_timesteps=T, device="cpu")
+    titles = []
+    monkeypatch.setattr(point_figures, "_panel", lambda axes, title, limit: titles.append(title.split(" (")[0]))
+    point_figures.plot_processes(tmp_path, ddpm, Chequerboard(), seed=0)
+    assert titles == ["t = 0", "t = 1", "t = 2", "t = 2", "t = 1", "t = 0"]
+
+
 def test_measuring_counts_permitted_squares():
     board = Chequerboard()
     true = board.sample(300, torch.Generator().manual_seed(0))
