@@ -33,8 +33,11 @@ def sampler(distribution: Distribution) -> dict[str, Any]:
     return {"clip_x0": distribution.bounded, "variance": "posterior"}
 
 
-def draw_point_run(run: Trainer, distribution: Distribution) -> None:
-    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field."""
+def draw_point_run(run: Trainer, distribution: Distribution) -> tuple[torch.Tensor, dict[str, Any]]:
+    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field.
+
+    Returns the samples, float32 [N, 2] on the CPU, and what `measure` says of them.
+    """
     seed = run.seed_for_pictures()
     progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
     samples = draw_points(run.averaged, distribution, seed, progress("samples"))
@@ -50,6 +53,7 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> None:
     if run.step == run.last_step:
         plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
         plot_field(run.log_dir / "vector_field.png", run.averaged, distribution, seed)
+    return samples, measured
 
 
 # ------------------------------------------------------------------------------------------------ measuring

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +31,7 @@ from cli import (
     run_script,
     whole,
 )
-from point_figures import draw_point_run, draw_points, in_words, measure, plot_samples, write_measured
+from point_figures import Distribution, draw_point_run, in_words, plot_samples, write_measured
 from points import DISTRIBUTIONS, PointSet
 from report import write_report
 from trainer import Trainer, plain_arguments
@@ -67,10 +67,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train_one(args: argparse.Namespace) -> Trainer:
-    """Train the network of args.network in args.log_dir, to the end."""
+def train_one(args: argparse.Namespace, distribution: Distribution) -> tuple[Trainer, torch.Tensor, dict[str, Any]]:
+    """Train the network of args.network in args.log_dir, to the end. Returns the run, and its last samples and what was
+    measured of them (see `draw_point_run`)."""
     device = pick_device(args.device)
-    distribution = DISTRIBUTIONS[args.dataset]()
     layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
     network_arguments = {"input_dim": 2, "kind": args.network, **layers}
     ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
@@ -83,27 +83,28 @@ def train_one(args: argparse.Namespace) -> Trainer:
         PointSet(distribution.sample(n, generator), args.dataset) for n in (args.n_points, VALIDATION_IMAGES)
     )
     defaults = {**plain_arguments(parser().parse_args([])), "log_dir": str(log_dir_of(args))}
-    draw = functools.partial(draw_point_run, distribution=distribution)
+    last = {}
+
+    def draw(run: Trainer) -> None:
+        last["samples"], last["measured"] = draw_point_run(run, distribution)
+
     run = Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw)
     run.run()
-    return run
+    return run, last["samples"], last["measured"]
 
 
-def train_all(args: argparse.Namespace) -> None:
+def train_all(args: argparse.Namespace, distribution: Distribution) -> None:
     """Train the three networks one after the other, and put their samples side by side in networks.png.
 
     What was measured of the second and third also goes to metrics.json of the first.
     """
     panels = []
-    distribution = DISTRIBUTIONS[args.dataset]()
     for network in NETWORKS:
         one = copy.copy(args)
         one.network = network
         if network != NETWORKS[0]:
             one.log_dir = args.log_dir / f"network_{network}"
-        run = train_one(one)
-        samples = draw_points(run.averaged, distribution, run.seed_for_pictures())
-        measured = measure(samples, distribution, run.seed_for_pictures())
+        run, samples, measured = train_one(one, distribution)
         if network != NETWORKS[0]:
             write_measured(args.log_dir, run, distribution, measured)
         n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
@@ -120,10 +121,8 @@ def main() -> None:
     args = parser().parse_args()
     args.flip = "off"  # the trainer asks; points have no left and right
     args.log_dir = log_dir_of(args)
-    if args.network == "all":
-        train_all(args)
-    else:
-        train_one(args)
+    train = train_all if args.network == "all" else train_one
+    train(args, DISTRIBUTIONS[args.dataset]())
 
 
 if __name__ == "__main__":
