@@ -32,6 +32,7 @@ from log_checks import (
     read_settings,
 )
 from log_reading import Folder, Unreadable, printable
+from model_checks import Judges, check_models
 from utils import atomic_write
 
 KINDS = {"classes": "class-conditional run", "steps": "run without classes", "points": "run on points"}
@@ -70,8 +71,6 @@ def _all_checks(check: Check, resample: str | None, judges: Any) -> None:
         check_changes(check)
         check_metrics(check)
         check_pictures(check)
-        from model_checks import check_models  # only now: torch takes seconds to import
-
         check_models(check, resample)
         if judges is not None:
             judges.look_at(check)
@@ -143,11 +142,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    judges = None
-    if args.judge:
-        from model_checks import Judges
-
-        judges = Judges(args.data_dir, args.judge_dir)
+    judges = Judges(args.data_dir, args.judge_dir) if args.judge else None
     to_stdout = args.csv is not None and str(args.csv) == "-"
     rows, failed = [], 0
     for path in args.folders:

@@ -9,10 +9,11 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from figures import shown_classes
-from log_reading import Animation, Folder, Unreadable, finite, printable
+from log_reading import Animation, Folder, Unreadable, printable
 from picture_checks import Grid, ends_elsewhere, read_frame, read_grid, what_is_wrong, wrong_images
+from report_captions import POINT_DATA
+from utils import finite
 
-POINTS = ("two_gaussians", "chequerboard")  # the data sets of train_toy.py
 POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
 HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
 MOST_SETS = 1000  # of pictures: a run with more of them is looked at by its last one
@@ -123,7 +124,7 @@ def _settings(config: dict[str, Any]) -> Settings:
             raise ValueError(f"{name} is {printable(value, 40)}, not a whole number from {lowest} to {highest}")
         return value
 
-    steps, points = "train_steps" in arguments, arguments.get("dataset") in POINTS
+    steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
     kind = "points" if points else "steps" if steps else "classes"
     names = dataset.get("classes") or []
     if type(names) is not list or not all(

@@ -10,7 +10,6 @@ import contextlib
 import csv
 import io
 import json
-import math
 import os
 import stat
 import struct
@@ -44,15 +43,6 @@ def printable(text: Any, most: int = 300) -> str:
     """Text from a stranger on one line of a terminal: control and invisible characters as their escapes."""
     text = str(text)[:most]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def finite(value: Any) -> float | None:
-    """A finite number, or None for anything that is not one."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 class Folder:

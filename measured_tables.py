@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from report_folder import number, read_text
+from report_folder import read_text
 from report_page import scroll, table
+from utils import finite
 
 # For each kind of measurement a heading, and what its figures mean.
 KINDS = {
@@ -85,7 +86,7 @@ def judged(file: Path) -> tuple[float, float] | None:
         for run in reversed(runs):
             found = {}
             for result in run.get("results", []):
-                w, accuracy = number(result.get("guidance_weight")), number(result.get("judge_accuracy"))
+                w, accuracy = finite(result.get("guidance_weight")), finite(result.get("judge_accuracy"))
                 if w is not None and accuracy is not None:
                     found[w] = accuracy
             if found:

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 import datasets
+from animal_figures import SAMPLER
 from checkpoint import load_model
 from cli import CallError, RunError, pick_amp
 from datasets import ImageSet
 from ddpm import DDPM
 from judging import classify, judge_name, tells_rotations, trusted_judge
 from log_checks import HAND_IN, Check, grid_name
-from log_reading import MOST_BYTES, finite, printable
+from log_reading import MOST_BYTES, printable
 from picture_checks import flat
 from seeds import PICTURES, seed_for
-from utils import min_max_scale
+from utils import finite, min_max_scale
 
 # Mean difference in grey levels of 255, median over the images, between a grid and the same drawn again. Measured with
 # log/log_mnist (T = 400): 0.0 on the same kind of chip, 0.3 between bfloat16 and float32, 2.9 for the model of two epochs
@@ -112,8 +113,6 @@ def _resample(check: Check, name: str, which: str) -> None:
 
 def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
     """The images of the last grid as grey levels, float32 [N, H, W], drawn as figures.py and animal_figures.py do it."""
-    from animal_figures import SAMPLER
-
     settings = check.settings
     generator = torch.Generator(ddpm.device).manual_seed(seed_for(settings.seed, PICTURES))
     if settings.kind == "classes":

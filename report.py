@@ -22,10 +22,10 @@ from typing import Any
 from measured_tables import judged, measured_tables
 from report_captions import MEASURED, MORE, NOISE, SAMPLES, caption, in_order
 from report_curves import curves
-from report_folder import Run, find_pictures, number, read_run
+from report_folder import Run, find_pictures, read_run
 from report_index import write_index
 from report_page import contents, figure, film, page, paragraph, pause_switch, pictures, scroll, section, stepper, table
-from utils import atomic_write, format_duration
+from utils import atomic_write, finite, format_duration
 
 __all__ = ["find_pictures", "write_index", "write_report"]
 N_LAST = 10  # rows of metrics.csv that are shown
@@ -53,7 +53,7 @@ def _head(run: Run) -> str:
     dataset, config = run.table("dataset"), run.config
     sizes = []
     for key, name in (("train_images", f"training {run.things}"), ("val_images", f"validation {run.things}")):
-        count = number(dataset.get(key))
+        count = finite(dataset.get(key))
         if count:
             sizes.append(f"{count:,.0f} {name}")
     classes = dataset.get("classes")
@@ -80,20 +80,20 @@ def _facts(run: Run) -> str:
     """The key figures; what is not known is left out."""
     facts = []
     for key, name in (("train_loss", "training loss"), ("val_loss", "validation loss")):
-        measured = [row for row in run.rows if number(row.get(key)) is not None]
+        measured = [row for row in run.rows if finite(row.get(key)) is not None]
         if measured:
-            when = int(number(measured[-1].get(run.unit)) or 0)
-            facts.append((f"{name}, {run.unit} {when}", f"{number(measured[-1][key]):.4g}"))
+            when = int(finite(measured[-1].get(run.unit)) or 0)
+            facts.append((f"{name}, {run.unit} {when}", f"{finite(measured[-1][key]):.4g}"))
     judge = judged(run.path / "metrics.json")
     if judge:
         facts.append((f"judge accuracy, w = {judge[0]:g}", f"{judge[1]:.1%}"))
-    seconds = [second for second in (number(row.get("seconds")) for row in run.rows) if second]
+    seconds = [second for second in (finite(row.get("seconds")) for row in run.rows) if second]
     if seconds:
         facts.append(("training time", format_duration(sum(seconds))))
-    speeds = [speed for speed in (number(row.get("images_per_second")) for row in run.rows) if speed]
+    speeds = [speed for speed in (finite(row.get("images_per_second")) for row in run.rows) if speed]
     if speeds:
         facts.append((f"{run.things} per second", f"{statistics.median(speeds):,.0f}"))
-    n_parameters = number(run.config.get("n_parameters"))
+    n_parameters = finite(run.config.get("n_parameters"))
     if n_parameters:
         facts.append(("parameters", f"{n_parameters:,.0f}"))
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n" for name, value in facts)

@@ -105,7 +105,7 @@ POINTS = {
     ),
     "backward_process": Caption(NOISE, "Backward process", "Noise on its way to the data, step by step."),
 }
-POINT_DATA = {"two_gaussians", "chequerboard"}
+POINT_DATA = ("two_gaussians", "chequerboard")  # points.DISTRIBUTIONS, by name: a page is made without torch
 
 
 def caption(name: str, points: bool = False) -> Caption:

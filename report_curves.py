@@ -6,7 +6,8 @@ import math
 from html import escape
 from typing import NamedTuple, Sequence
 
-from report_folder import Run, number
+from report_folder import Run
+from utils import finite
 
 Points = Sequence[tuple]  # of (x, y), both finite floats
 
@@ -40,7 +41,7 @@ def curves(run: Run) -> str:
     """Loss, loss by timestep, and speed, each with its newest values; "" without numbers."""
 
     def points(key: str) -> Points:
-        found = [(number(row.get(run.unit)), number(row.get(key))) for row in run.rows]
+        found = [(finite(row.get(run.unit)), finite(row.get(key))) for row in run.rows]
         found = [(x, y) for x, y in found if x is not None and y is not None and max(abs(x), abs(y)) < 1e100]
         stride = max(1, math.ceil(len(found) / MAX_POINTS))
         return found[::-1][::stride][::-1]  # the last one stays

@@ -8,15 +8,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
 import stat
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from report_captions import POINT_DATA
+from utils import finite
 
 GRID = re.compile(
     r"generated_images_(?P<unit>epoch|step)(?P<number>\d+)_guidance_weight(?P<weight>-?\d[\d.e+-]*)\.png"
@@ -75,7 +75,7 @@ class Run(NamedTuple):
     def unit(self) -> str:
         """What the run counts in: 'epoch' or 'step'."""
         in_steps = "train_steps" in self.table("arguments") or (
-            self.rows and number(self.rows[-1].get("epoch")) is None
+            self.rows and finite(self.rows[-1].get("epoch")) is None
         )
         return "step" if in_steps else "epoch"
 
@@ -86,12 +86,12 @@ class Run(NamedTuple):
 
     def last(self, key: str) -> float | None:
         """The newest finite value of a column of metrics.csv."""
-        values = (number(row.get(key)) for row in reversed(self.rows))
+        values = (finite(row.get(key)) for row in reversed(self.rows))
         return next((value for value in values if value is not None), None)
 
     def progress(self) -> tuple[int, int | None]:
         """How many epochs (or steps) are done, and how many were asked for, where that is known."""
-        planned = number(self.table("arguments").get("train_steps" if self.unit == "step" else "n_epochs"))
+        planned = finite(self.table("arguments").get("train_steps" if self.unit == "step" else "n_epochs"))
         return int(self.last(self.unit) or 0), None if planned is None else int(planned)
 
     def state(self) -> str:
@@ -142,20 +142,11 @@ def find_pictures(log_dir: str | os.PathLike) -> Pictures:
 
     def in_order(moments: dict) -> dict:
         return {
-            moment: dict(sorted(moments[moment].items(), key=lambda item: number(item[0]) or 0))
+            moment: dict(sorted(moments[moment].items(), key=lambda item: finite(item[0]) or 0))
             for moment in sorted(moments)
         }
 
     return Pictures(in_order(grids), in_order(animations), "loss.png" if "loss.png" in names else None, others)
-
-
-def number(text: Any) -> float | None:
-    """A finite number, or None for anything that is not one."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def read_text(path: Path) -> str:
@@ -194,7 +185,7 @@ def _read_metrics(path: Path, notes: list[str]) -> list[dict[str, str]]:
         notes.append(f"{path.name} cannot be read ({error}), so the course of the training is missing here.")
         return []
     unit = "epoch" if rows and "epoch" in rows[0] else "step"
-    good = [row for row in rows if number(row.get(unit)) is not None]
+    good = [row for row in rows if finite(row.get(unit)) is not None]
     if not good:
         notes.append(f"{path.name} has no row with an epoch number.")
     elif len(good) < len(rows):

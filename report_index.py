@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from measured_tables import judged
-from report_folder import Pictures, Run, image_size, number, read_run
+from report_folder import Pictures, Run, image_size, read_run
 from report_page import POLICY, STYLE, page, paragraph, scroll
-from utils import atomic_write
+from utils import atomic_write, finite
 
 DEPTH = 4  # folders below the root: hand_ins/group/person/log/log_mnist
 MARKS = ("config.json", "metrics.csv", "report.html")  # a folder with one of these is a log folder
@@ -78,7 +78,7 @@ def newest_grid(pictures: Pictures) -> str | None:
     """The grid to show of a run: of its newest epoch, at w = 1 or the weight nearest to it; else any samples."""
     if pictures.grids:
         weights = pictures.grids[max(pictures.grids, key=lambda moment: moment.number)]
-        return weights[min(weights, key=lambda w: abs((number(w) or 0) - 1))]
+        return weights[min(weights, key=lambda w: abs((finite(w) or 0) - 1))]
     return next((name for name in pictures.others if name == "samples.png"), None)
 
 

@@ -110,6 +110,15 @@ def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
         writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
 
 
+def finite(value: Any) -> float | None:
+    """A finite number, or None for anything that is not one."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
 def format_duration(seconds: float) -> str:
     """A duration in seconds as text: "1 h 02 min", "3 min 05 s" or "12 s"; "unknown" if not finite."""
     if not math.isfinite(seconds):

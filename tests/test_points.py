@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import datasets
-from points import Chequerboard, PointSet, TwoGaussians, energy_distance
+from points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
+from report_captions import POINT_DATA
 
 BOTH = pytest.mark.parametrize("distribution", [TwoGaussians(), Chequerboard()], ids=lambda d: d.name)
 N = 40_000
@@ -22,6 +23,10 @@ def cells(n, limit):
     """Centres of n x n cells of [-limit, limit]^2, [n * n, 2], and the area of one."""
     centres = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1) * limit
     return torch.cartesian_prod(centres, centres), (2 * limit / n) ** 2
+
+
+def test_report_and_check_know_them_by_name():
+    assert set(POINT_DATA) == set(DISTRIBUTIONS)
 
 
 def test_datasets_has_them_too():
