@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import shutil
-import sys
 
 import pytest
 import torch
+from tiny_script import run_here
 
 import checkpoint
 import compare
-from cli import pick_amp, run_script
+from cli import pick_amp
 from datasets import load
 from validation import validation_loss
 
@@ -19,13 +19,8 @@ from validation import validation_loss
 @pytest.fixture
 def compared(data_dir, tmp_path, monkeypatch):
     def run(*words):
-        argv = ["compare.py", *map(str, words), "--data_dir", str(data_dir), "--device", "cpu", "--n_samples", "1"]
-        monkeypatch.setattr(sys, "argv", argv)
-        try:
-            run_script(compare.main)
-        except SystemExit as end:
-            return end.code
-        return 0
+        more = ["--data_dir", str(data_dir), "--device", "cpu", "--n_samples", "1"]
+        return run_here(compare, [*map(str, words), *more])
 
     return run
 

@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 from types import SimpleNamespace
-from unittest import mock
 
 import imageio.v2 as imageio
 import numpy as np
@@ -14,13 +13,13 @@ import pytest
 import torch
 from tiny_folders import write_folder
 from tiny_sample import run_sample
+from tiny_script import run_here
 
 import animal_figures
 import checkpoint
 import train_afhq
 import train_cifar10
 import train_cifar100
-from cli import run_script
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TINY_CIFAR = "--n_features 8 --n_timesteps 6 --batch_size 8 --n_samples 1 --g_weight 1 --n_epochs 2 --save_every 1"
@@ -37,12 +36,7 @@ def data_dir(tmp_path_factory):
 
 
 def run(script, words):
-    with mock.patch.object(sys, "argv", [f"{script.__name__}.py", *words.split(), "--device", "cpu"]):
-        try:
-            run_script(script.main)
-        except SystemExit as end:
-            return end.code
-    return 0
+    return run_here(script, [*words.split(), "--device", "cpu"])
 
 
 def cifar(data_dir, log_dir, more=""):

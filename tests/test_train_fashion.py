@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-from unittest import mock
 
 import imageio.v2 as imageio
 import pytest
 import torch
 from tiny_mnist import write_mnist
+from tiny_script import run_here
 
 import checkpoint
 import class_training
 import figures
 import train_fashion_mnist
-from cli import run_script
 from trainer import Trainer
 
 TINY = "--n_features 8 --n_timesteps 4 --batch_size 20 --n_samples 1 --g_weight 1 --n_epochs 2 --device cpu"
@@ -35,12 +33,7 @@ def fashion_dir(tmp_path_factory):
 def train(fashion_dir):
     def run(log_dir, more=""):
         words = f"{TINY} --data_dir {fashion_dir} --log_dir {log_dir} {more}".split()
-        with mock.patch.object(sys, "argv", ["train_fashion_mnist.py", *words]):
-            try:
-                run_script(train_fashion_mnist.main)
-            except SystemExit as end:
-                return end.code
-        return 0
+        return run_here(train_fashion_mnist, words)
 
     return run
 

@@ -6,21 +6,19 @@ import csv
 import json
 import os
 import signal
-import sys
-from unittest import mock
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from tiny_script import run_here
 
 import checkpoint
 import point_figures
 import sample
 import train_toy
 import trainer
-from cli import run_script
 from ddpm import DDPM
 from points import Chequerboard
 from trainer import Trainer
@@ -43,12 +41,7 @@ def no_figures(monkeypatch):
 
 
 def run(script, words):
-    with mock.patch.object(sys, "argv", [f"{script.__name__}.py", *words.split(), "--device", "cpu"]):
-        try:
-            run_script(script.main)
-        except SystemExit as end:
-            return end.code
-    return 0
+    return run_here(script, [*words.split(), "--device", "cpu"])
 
 
 def toy(log_dir, more=""):

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from unittest import mock
 
 import torch
+from tiny_script import run_here
 
 import checkpoint
 import sample
-from cli import pick_amp, run_script
+from cli import pick_amp
 from ddpm import DDPM
 
 
 def run_sample(file: Path, out: Path | None, more: str = "") -> int:
     """`python sample.py FILE --out OUT` and `more`; returns the exit status."""
     words = [str(file), "--device", "cpu", *(["--out", str(out)] if out else []), *more.split()]
-    with mock.patch.object(sys, "argv", ["sample.py", *words]):
-        try:
-            run_script(sample.main)
-        except SystemExit as end:
-            return end.code
-    return 0
+    return run_here(sample, words)
 
 
 def loaded(file: Path, raw: bool = False) -> DDPM:
