@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from cli import command_line, device_name
 from figures import process_figures
 from measurements import Record, read_list
 from reference import Reference, draw_samples
-from utils import atomic_write, plot_animation, plot_image
+from utils import new_figure, plain_axes, plot_animation, plot_image, write_figure
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -63,8 +61,7 @@ def measure(run: Trainer, reference: Reference) -> None:
 def plot_distances(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Distance over steps: the FID if every row has one, or else the Frechet distance in the features that it names."""
     official = all("fid" in row for row in rows)
-    figure = Figure(figsize=(6.5, 4), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.5, 4)
     axes = figure.subplots()
     values = [row["fid" if official else "frechet_distance"] for row in rows]
     axes.plot([row["step"] for row in rows], values, marker="o", markersize=4, linewidth=1.6, color="#1f5fa8")
@@ -73,8 +70,6 @@ def plot_distances(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     figure.text(0.5, 0.02, f"features: {features}", ha="center", fontsize=8, style="italic", color="#666666")
     axes.set_xlabel("step")
     axes.set_ylim(bottom=0)
-    axes.grid(True, color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    write_figure(path, figure)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from datasets import ImageSet, to_float
 from ddpm import DDPM
 from inpainting import JUMP_LENGTH, mask_named
-from utils import atomic_write, plot_animation, plot_groups, plot_image
+from utils import new_figure, plain_axes, plot_animation, plot_groups, plot_image, write_figure
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -322,8 +320,7 @@ def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:
     T = len(terms) - 1
     t = np.arange(1, T + 1)
     positive = np.where(terms > 0, terms, np.nan)  # the axis is logarithmic
-    figure = Figure(figsize=(11, 4.4), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2)
     left.semilogy(t[1:], positive[1:T], color="#1f5fa8", linewidth=1.4, label="steps, $L_{t-1}$")
     left.semilogy(1, positive[0], "s", color="#d1495b", markersize=6, label="decoder, $L_0$")
@@ -335,11 +332,9 @@ def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:
     for axes in (left, right):
         axes.set_xlabel("t")
         axes.set_ylabel("bits per dimension")
-        axes.grid(True, color="#e4e4e4", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
     left.legend(frameon=False, fontsize=9)
     right.xaxis.set_major_formatter("{x:g}")
     figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.tight_layout()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    write_figure(path, figure)

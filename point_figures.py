@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cli import command_line, device_name
@@ -16,7 +15,7 @@ from ddpm import DDPM
 from figures import both_processes
 from measurements import Record
 from points import Chequerboard, TwoGaussians, energy_distance
-from utils import atomic_write
+from utils import new_figure, write_figure
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -109,15 +108,13 @@ def in_words(measured: dict[str, Any]) -> str:
 
 
 def _page(n_panels: int, size: float = 3.6, top: float = 0.55) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(size * n_panels, size + top), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size * n_panels, size + top, dpi=100)
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
 def _write(figure: Figure, path: Path) -> None:
     figure.tight_layout()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    write_figure(path, figure)
 
 
 def _panel(axes: Axes, title: str, limit: float) -> None:

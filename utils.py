@@ -28,6 +28,7 @@ from page_layout import animation_layout, groups_layout
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
 
 WHITE = 255
 INK = "#222222"
@@ -324,6 +325,24 @@ def plot_animation(
 # ----------------------------------------------------------------------------------------------------------------- loss
 
 
+def new_figure(width: float, height: float, dpi: int = 110) -> Figure:
+    """An empty figure, in inches, that needs no display and that no one has to close."""
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain_axes(axes: Axes) -> None:
+    """A light grid, and no frame above and to the right."""
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def write_figure(path: str | os.PathLike, figure: Figure) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)
+
+
 def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epoch") -> None:
     """Write the loss curves: the mean loss of each row on the left, its four quarters of the timesteps on the right.
 
@@ -342,8 +361,7 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epo
     def column(key: str) -> np.ndarray:
         return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in history])
 
-    figure = Figure(figsize=(11, 4.4), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2)
     colours = ["#440154", "#31688e", "#35a06b", "#d9a400"]  # dark to light with t, told apart by the colour-blind too
     style = {"marker": "o", "markersize": 4 if len(history) <= 50 else 0, "linewidth": 1.6}
@@ -369,13 +387,11 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epo
         axes.set_title(title, fontsize=11)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-        axes.grid(True, color="#e4e4e4", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
         if axes.lines:
             axes.legend(frameon=False, fontsize=9)
     left.set_ylabel("loss: error of the predicted noise")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     note = "The mean goes flat long before training is done: watch the quarters and the samples."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    write_figure(path, figure)
