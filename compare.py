@@ -1,6 +1,6 @@
 """Models of the same images side by side: samples of each from the same noise, above real images.
 
-    python compare.py log/log_mnist_fc/model_epoch30.pt log/log_mnist/model_epoch12.pt
+    python compare.py log/log_mnist_fc/model_epoch10.pt log/log_mnist/model_epoch12.pt
 
 writes comparison.png beside the first model: for each of them its network, number of parameters and validation loss
 (that of training: the first 2,000 test images with fixed t and noise), and n_samples of every class at the same guidance

@@ -227,6 +227,12 @@ def test_numbers_quoted_from_the_logs():
     losses += [f"{rows[-2]['train_loss']:.4f} to {rows[-1]['train_loss']:.4f}"]
     comparisons = " ".join((ROOT / "answers" / "comparisons.md").read_text(encoding="utf-8").split())
     assert all(loss in comparisons for loss in losses), losses
+    for name in ("log_mnist_fc", "log_cifar10_unet"):
+        runs = json.loads((ROOT / "log" / name / "metrics.json").read_text(encoding="utf-8"))
+        (samples,) = (run for run in runs if run["measured"] == "samples")
+        weights, shares = zip(*((r["guidance_weight"], f"{r['judge_accuracy']:.0%}") for r in samples["results"][1:]))
+        assert weights == (0, 1, 3)
+        assert f"{shares[0]}, {shares[1]} and {shares[2]} of 100 samples at w = 0, 1, 3" in comparisons, name
     bound = " ".join((ROOT / "answers" / "variational_bound.md").read_text(encoding="utf-8").split())
     assert len(rows) == 12
     assert f"shows {rows[-1]['loss_q1']:.3f} there and {rows[-1]['loss_q4']:.3f} in the highest" in bound
