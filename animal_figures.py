@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 N_MEASURED = 1_000  # samples that --fid compares with the training images
 N_PROCESS = 8  # images in the figures of the forward and the backward process
-# The exercise's sampler: x_0 clamped, mean and variance of the posterior.
-SAMPLER = {"clip_x0": True, "variance": "posterior"}
 
 
 def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
@@ -33,7 +31,7 @@ def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
     generator = torch.Generator(run.device).manual_seed(seed)
     progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
     y_0, y_steps = run.averaged.sample(run.args.n_samples, classes=None, generator=generator, record=final,
-                                       progress=progress("samples"), **SAMPLER)  # fmt: skip
+                                       progress=progress("samples"))  # fmt: skip
     plot_image(run.log_dir / f"samples_{run.tail()}.png", y_0, title=f"{run.mark()}, samples")
     if final:
         plot_animation(run.log_dir / f"animation_{run.tail()}.gif", y_steps, run.averaged.recorded_times(),
@@ -41,14 +39,14 @@ def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
     run.save_model()
 
     images, _ = run.train_set.batch(run.order_of_epoch(0)[:N_PROCESS])  # the first of the first training batch
-    process_figures(run.log_dir, run.averaged, images, seed, progress=progress("processes"), **SAMPLER)
+    process_figures(run.log_dir, run.averaged, images, seed, progress=progress("processes"))
     if reference is not None:
         measure(run, reference)
 
 
 def measure(run: Trainer, reference: Reference) -> None:
     """Compare samples with the training images, add that to metrics.json, and plot all that stands there as fid.png."""
-    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, run.seed_for_pictures(), **SAMPLER)
+    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, run.seed_for_pictures())
     file = run.log_dir / "metrics.json"
     about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
     record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)

@@ -38,12 +38,11 @@ class DDPM(nn.Module):
         drop_prob: probability that a sample's class vector is zeroed in training ([CFG] Algorithm 1, p_uncond).
         schedule: 'linear' or 'cosine' (see schedules.py).
         loss: 'mse' ([Ho] equation 14) or 'l1'.
+        variance, clip_x0: how reverse steps are taken where a call says nothing else; see `p_sample`.
         amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
 
     Raises ValueError that names the argument and its value if one is impossible.
     """
-
-    variance = "beta"  # of reverse steps, where a call says nothing else; `respaced` has another
 
     def __init__(
         self,
@@ -55,6 +54,8 @@ class DDPM(nn.Module):
         drop_prob: float = 0.1,
         schedule: str = "linear",
         loss: str = "mse",
+        variance: str = "beta",
+        clip_x0: bool = False,
         amp_dtype: torch.dtype | None = None,
     ):
         super().__init__()
@@ -62,6 +63,7 @@ class DDPM(nn.Module):
             raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
         if loss not in ("mse", "l1"):
             raise ValueError(f"loss must be 'mse' or 'l1', not {loss!r}")
+        _check_variance(variance)
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but torch sees no CUDA GPU: pass device='cpu'")
         for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
@@ -70,6 +72,8 @@ class DDPM(nn.Module):
         self.n_timesteps = n_timesteps
         self.drop_prob = drop_prob
         self.loss = loss
+        self.variance = variance
+        self.clip_x0 = clip_x0
         self.amp_dtype = amp_dtype
         self.to(device)
 
@@ -216,21 +220,21 @@ class DDPM(nn.Module):
         t: int,
         c: torch.Tensor | None = None,
         g_weight: float = 0.0,
-        clip_x0: bool = False,
+        clip_x0: bool | None = None,
         variance: str | None = None,
         generator: torch.Generator | None = None,
         mixture: str = "vector",
     ) -> torch.Tensor:
         """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T.
 
-        clip_x0: take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
+        clip_x0: whether to take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
             this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
-        variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2. None:
-            'beta', or 'posterior' after `respaced`.
+        variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
+            None: as this object was made, and as `respaced` changed it.
         mixture: see `eps`.
         """
         eps = self.eps(x_t, t, c, g_weight, mixture)
-        if clip_x0:
+        if self.clip_x0 if clip_x0 is None else clip_x0:
             x0 = self.predict_x0(x_t, t, eps).clamp(-1, 1)
             mean, _ = self.q_posterior(x0, x_t, t)
         else:
@@ -248,7 +252,7 @@ class DDPM(nn.Module):
         n_classes: int | None = 10,
         g_weight: float = 0.0,
         classes: str | Sequence[int] | torch.Tensor | None = "all",
-        clip_x0: bool = False,
+        clip_x0: bool | None = None,
         variance: str | None = None,
         generator: torch.Generator | None = None,
         mixture: str = "vector",
@@ -276,8 +280,8 @@ class DDPM(nn.Module):
         Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode
         (see inference.py); the network itself, its mode and its weights are left as they were found.
         """
-        if variance not in (None, "beta", "posterior"):
-            raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")
+        if variance is not None:
+            _check_variance(variance)
         self._check_sampling(n_sample, g_weight, mixture)
         size = self._sample_size(size)
         c = self._class_vectors(classes, n_classes)
@@ -388,3 +392,8 @@ class DDPM(nn.Module):
             raise ValueError(f"g_weight must be finite, not {g_weight}")
         if mixture not in ("vector", "scores"):
             raise ValueError(f"mixture must be 'vector' or 'scores', not {mixture!r}")
+
+
+def _check_variance(variance: str) -> None:
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")

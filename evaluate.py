@@ -24,7 +24,6 @@ import torch
 
 import checkpoint
 import datasets
-from animal_figures import SAMPLER
 from cli import (
     CallError,
     Progress,
@@ -161,9 +160,7 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         with values_from_call():
             ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
-    step = {} if n_classes else SAMPLER  # as the training scripts draw
-    if args.n_steps and not args.inpaint:
-        step = {"variance": ddpm.variance, **step}
+    step = f", variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"  # completions have steps of their own
     name, shape = checkpoint.data_of(ddpm, content)
     data_class = None if n_classes else content["arguments"].get("data_class")
     train_set, test_set = real_images(name, shape, data_class, args.data_dir, device)
@@ -171,14 +168,14 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         **about,
         "epoch": content["epoch"],
         "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
-        "sampler": ", ".join([f"ddpm, {steps}, seed {args.seed}", *(f"{k} {step[k]}" for k in step)]),
+        "sampler": f"ddpm, {steps}, seed {args.seed}" + ("" if args.inpaint else step),
     }
     if args.bits_per_dim:
-        measure_bits(ddpm, n_classes, test_set, step, args, about)
+        measure_bits(ddpm, n_classes, test_set, args, about)
     elif args.inpaint:
         measure_completions(ddpm, train_set, test_set, args, about)
     else:
-        measure_samples(ddpm, n_classes, train_set, test_set, step, args, about)
+        measure_samples(ddpm, n_classes, train_set, test_set, args, about)
 
 
 def start_comparison(
@@ -208,7 +205,6 @@ def measure_samples(
     n_classes: int,
     train_set: ImageSet,
     test_set: ImageSet,
-    step: dict[str, Any],
     args: argparse.Namespace,
     about: dict[str, Any],
 ) -> None:
@@ -218,7 +214,7 @@ def measure_samples(
     n_samples = args.n_samples or (30 if n_classes else 300)
     reference, record = start_comparison(train_set, test_set, n_samples * max(1, n_classes), args, about)
     for w in args.g_weight or ([0, 1, 3] if n_classes else [0]):
-        images, labels = draw_samples(ddpm, n_classes, n_samples, w, args.seed, **step)
+        images, labels = draw_samples(ddpm, n_classes, n_samples, w, args.seed)
         record.add(reference.compare("samples", images, labels, **({"guidance_weight": w} if n_classes else {})))
 
 
@@ -261,7 +257,6 @@ def measure_bits(
     ddpm: DDPM,
     n_classes: int,
     test_set: ImageSet,
-    step: dict[str, Any],
     args: argparse.Namespace,
     about: dict[str, Any],
 ) -> None:
@@ -274,9 +269,7 @@ def measure_bits(
     generator = torch.Generator(ddpm.device).manual_seed(args.seed)
     with Progress(math.ceil(len(y) / AT_ONCE) * ddpm.n_timesteps, "steps") as progress:
         advance = lambda t: progress.advance(1)  # noqa: E731
-        bound = ddpm.variational_bound(
-            y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance, **step
-        )
+        bound = ddpm.variational_bound(y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance)
     terms = bound.terms.mean(dim=0) / (y[0].numel() * math.log(2))  # [T + 1]
     result = {
         "bits_per_dim": bound.bits_per_dim.mean().item(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import numpy as np
 import torch
@@ -269,11 +269,15 @@ def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
 
 
 def both_processes(
-    ddpm: DDPM, x_0: torch.Tensor, seed: int, progress: Callable[[int], None] | None = None, **step: Any
+    ddpm: DDPM,
+    x_0: torch.Tensor,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    c: torch.Tensor | None = None,
 ) -> tuple[dict[int, float], list[torch.Tensor], torch.Tensor]:
     """Samples on their way to noise, with one draw of noise each, and what the model makes of the last of these.
 
-    x_0: float [N, *size] on the model's device. step: further arguments of DDPM.p_sample.
+    x_0: float [N, *size] on the model's device. c: class vectors [N, n_classes] or None.
     Returns the times as {t: part of T}, rising, of 0, 25, 50, 75 and 99 % of T; x at these, [N, *size] each, on the
     device; and on the way back, float32 [S, N, *size] on the CPU, from the last time to the first.
     """
@@ -282,7 +286,7 @@ def both_processes(
     times = list(marks)
     noise = torch.randn(x_0.shape, generator=generator, device=ddpm.device)
     forward = [ddpm.q_sample(x_0, t, noise) for t in times]
-    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator, **step)
+    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator, c=c)
     return marks, forward, backward
 
 
@@ -294,15 +298,13 @@ def process_figures(
     c: torch.Tensor | None = None,
     heads: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
-    **step: Any,
 ) -> None:
     """forward_process.png: images on their way to noise, at 0, 25, 50, 75 and 99 % of T, with one draw of noise each.
     backward_process.png: what the model makes of the last of these, at the same times.
 
-    images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. heads: what stands above them. step: further
-    arguments of DDPM.p_sample.
+    images: float [N, C, H, W] in [-1, 1]. c: their class vectors or None. heads: what stands above them.
     """
-    marks, forward, backward = both_processes(ddpm, images.to(ddpm.device), seed, progress, c=c, **step)
+    marks, forward, backward = both_processes(ddpm, images.to(ddpm.device), seed, progress, c)
     rows = [f"t = {t} ({part:.0%})" for t, part in marks.items()]
     title = f"q(x_t | x_0), {ddpm.n_timesteps} steps: from images to noise"
     plot_groups(log_dir / "forward_process.png", list(zip(rows, (x.cpu() for x in forward))), heads, title, len(images))

@@ -63,7 +63,7 @@ def variational_bound(
     generator: torch.Generator | None = None,
     n_draws: int = 1,
     variance: str | None = None,
-    clip_x0: bool = False,
+    clip_x0: bool | None = None,
     decoder: str = "discrete",
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
@@ -92,6 +92,7 @@ def variational_bound(
     """
     x, c = _checked(ddpm, x, c)
     variance = ddpm.variance if variance is None else variance
+    clip_x0 = ddpm.clip_x0 if clip_x0 is None else clip_x0
     for name, value, allowed in (("variance", variance, VARIANCES), ("decoder", decoder, DECODERS)):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, not {value!r}")

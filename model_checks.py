@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 import datasets
-from animal_figures import SAMPLER
 from checkpoint import load_model
 from cli import CallError, RunError, pick_amp
 from datasets import ImageSet
@@ -119,7 +118,7 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
         y, _ = ddpm.sample(settings.n_samples, None, len(settings.class_names), w, list(settings.shown),
                            generator=generator, record=False)  # fmt: skip
     else:
-        y, _ = ddpm.sample(settings.n_samples, classes=None, generator=generator, record=False, **SAMPLER)
+        y, _ = ddpm.sample(settings.n_samples, classes=None, generator=generator, record=False)
     return (min_max_scale(y).cpu() * 255).round().mean(dim=1).numpy()
 
 

@@ -27,11 +27,6 @@ FIELD_MARKS = (0.02, 0.1, 0.25, 0.5)  # of T: beyond these the arrows hardly cha
 BLUE, RED = "#1f5fa8", "#c0392b"
 
 
-def sampler(distribution: Distribution) -> dict[str, Any]:
-    """How points are drawn: posterior variance, and x_0 clamped where the data are known to lie in [-1, 1]."""
-    return {"clip_x0": distribution.bounded, "variance": "posterior"}
-
-
 def draw_point_run(run: Trainer, distribution: Distribution) -> tuple[torch.Tensor, dict[str, Any]]:
     """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field.
 
@@ -39,7 +34,7 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> tuple[torch.Tens
     """
     seed = run.seed_for_pictures()
     progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
-    samples = draw_points(run.averaged, distribution, seed, progress("samples"))
+    samples = draw_points(run.averaged, seed, progress("samples"))
     true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
     measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
     panels = [
@@ -58,13 +53,10 @@ def draw_point_run(run: Trainer, distribution: Distribution) -> tuple[torch.Tens
 # ------------------------------------------------------------------------------------------------ measuring
 
 
-def draw_points(
-    ddpm: DDPM, distribution: Distribution, seed: int, progress: Callable[[int], None] | None = None
-) -> torch.Tensor:
+def draw_points(ddpm: DDPM, seed: int, progress: Callable[[int], None] | None = None) -> torch.Tensor:
     """N_SAMPLES points of the model, float32 [N, 2] on the CPU."""
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress,
-                       **sampler(distribution))  # fmt: skip
+    y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress)
     return y.cpu()
 
 
@@ -89,7 +81,7 @@ def write_measured(
     measured, of_data: what `measure` says of either.
     """
     model = os.path.relpath(run.model_path(), log_dir)
-    how = ", ".join(f"{name}={value}" for name, value in sampler(distribution).items())
+    how = f"variance {run.ddpm.variance}, clip_x0 {run.ddpm.clip_x0}"
     about = {"command": command_line(), "device": device_name(run.device), "model": model}
     record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
     record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
@@ -157,7 +149,7 @@ def plot_processes(
     backward_process.png: what the model makes of the last of these, at the same times.
     """
     x_0 = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed)).to(ddpm.device)
-    marks, forward, backward = both_processes(ddpm, x_0, seed, progress, **sampler(distribution))
+    marks, forward, backward = both_processes(ddpm, x_0, seed, progress)
     times = list(marks)
     for name, points, order, colour in (
         ("forward_process.png", forward, times, BLUE),

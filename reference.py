@@ -61,9 +61,7 @@ class Reference:
         return measured
 
 
-def draw_samples(
-    ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int, **step: Any
-) -> tuple[Tensor, Tensor | None]:
+def draw_samples(ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int) -> tuple[Tensor, Tensor | None]:
     """n_samples of each class, or altogether if there are none: uint8 [N, C, H, W] and int64 [N] or None, on the CPU.
 
     Only these bytes are kept, so that 50,000 samples fit into memory.
@@ -74,7 +72,7 @@ def draw_samples(
         for rows in torch.ones(n_samples).split(max(1, AT_ONCE // n_columns)):
             n = len(rows)
             advance = lambda t, n=n: progress.advance(n * n_columns / ddpm.n_timesteps)  # noqa: E731
-            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance, **step)
+            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance)
             parts.append(to_uint8(y).cpu())
     return torch.cat(parts), torch.arange(n_classes).repeat(n_samples) if n_classes else None
 

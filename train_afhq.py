@@ -101,7 +101,9 @@ def main() -> None:
     args = parser().parse_args()
     device = pick_device(args.device)
     unet = {"in_channels": 3, "height": args.im_height, "dim": args.unet_dim, "dim_mults": list(args.unet_dim_mults)}
-    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
+    # The exercise's sampler: x_0 clamped, mean and variance of the posterior.
+    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss,
+                      "variance": "posterior", "clip_x0": True}  # fmt: skip
     spec = {"network": "unet", "network_arguments": unet, "ddpm": ddpm_arguments}
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))

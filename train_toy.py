@@ -73,7 +73,8 @@ def train_one(args: argparse.Namespace, distribution: Distribution) -> tuple[Tra
     device = pick_device(args.device)
     layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
     network_arguments = {"input_dim": 2, "kind": args.network, **layers}
-    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
+    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss,
+                      "variance": "posterior", "clip_x0": distribution.bounded}  # fmt: skip
     spec = {"network": "fc", "network_arguments": network_arguments, "ddpm": ddpm_arguments}
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))

@@ -335,6 +335,23 @@ def test_clipping_acts_before_the_mean():
     assert y.abs().max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("variance, clip_x0", [("posterior", True), ("beta", True), ("posterior", False)])
+def test_the_way_a_model_draws_goes_with_it(variance, clip_x0):
+    """What the constructor is told holds for samples, steps and the bound, until a call says something else."""
+    step = {"variance": variance, "clip_x0": clip_x0}
+    made, plain = gaussian_ddpm(**step), gaussian_ddpm()
+    made.nn_model = plain.nn_model = ZeroNoise()
+    draw = lambda d, **k: d.sample(3, (2,), None, generator=seeded(), record=False, **k)[0]  # noqa: E731
+    assert torch.equal(draw(made), draw(plain, **step)) and not torch.equal(draw(made), draw(plain))
+    assert torch.equal(draw(made, variance="beta", clip_x0=False), draw(plain))
+    x = torch.full((2, 2), 0.2)
+    bound = lambda d, **k: d.variational_bound(x, None, seeded(), decoder="gaussian", **k).nats  # noqa: E731
+    assert torch.equal(bound(made), bound(plain, **step))
+    assert torch.equal(bound(made, variance="beta", clip_x0=False), bound(plain))
+    few = made.respaced(5)
+    assert few.clip_x0 is clip_x0 and few.variance == "posterior"
+
+
 class ZeroNoise(nn.Module):
     def forward(self, x, t, c):
         return torch.zeros_like(x)

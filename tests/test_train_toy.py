@@ -72,7 +72,7 @@ def test_leaves_a_complete_folder(tmp_path, data):
         assert of_model["points"] == "fourier network" and of_model["n_points"] == 200
         assert 0 < of_data["energy_distance"] < of_model["energy_distance"]
         assert of_data.get("on_permitted_squares") == (1 if data == "chequerboard" else None)
-        assert ("clip_x0=True" in entry["sampler"]) == (data == "chequerboard")  # only there are the data bounded
+        assert ("clip_x0 True" in entry["sampler"]) == (data == "chequerboard")  # only there are the data bounded
     page = (log_dir / "report.html").read_text()
     assert "vector_field.png" in page and "Points of the plane" in page and "finished 7 of 7 steps" in page
     ddpm, content = checkpoint.load_model(log_dir / "model_step7.pt", torch.device("cpu"))
