@@ -51,9 +51,8 @@ def measure(run: Trainer, reference: Reference) -> None:
     about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
     record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
     record.add(reference.compare("samples", images, None, step=run.step))
-    # A step that a run measured again, after an interruption, counts as it was last.
-    by_step = {row["step"]: row for entry in read_list(file) for row in entry["results"] if "step" in row}
-    plot_distances(run.log_dir / "fid.png", [by_step[step] for step in sorted(by_step)])
+    rows = [row for entry in read_list(file) for row in entry["results"] if "step" in row]
+    plot_distances(run.log_dir / "fid.png", sorted(rows, key=lambda row: row["step"]))
 
 
 def plot_distances(path: Path, rows: Sequence[dict[str, Any]]) -> None:

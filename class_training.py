@@ -18,6 +18,7 @@ from cli import (
     number,
     pick_amp,
     pick_device,
+    refuse_useless,
     values_from_call,
     whole,
 )
@@ -81,6 +82,14 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     return parser
 
 
+# What each network has of the options that not all of them have.
+NETWORK_OPTIONS = {
+    "conditional_unet": ("n_features",),
+    "unet": ("n_features", "dim_mults", "dropout"),
+    "fc": ("fc_kind", "num_hidden"),
+}
+
+
 def spec_of(args: argparse.Namespace) -> Spec:
     """The recipe of network and schedule that the arguments ask for."""
     network_arguments = {"in_channels": args.im_channels, "n_classes": args.n_classes, "height": args.im_height}
@@ -103,6 +112,7 @@ def spec_of(args: argparse.Namespace) -> Spec:
 def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
     args = parser.parse_args()
+    refuse_useless(parser, args, NETWORK_OPTIONS)
     device = pick_device(args.device)
     spec = spec_of(args)
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own

@@ -18,7 +18,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -243,6 +243,19 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         live_line("")
+
+
+def refuse_useless(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, options: dict[str, Sequence[str]]
+) -> None:
+    """CallError if the call sets an option that the network it asks for does not have.
+
+    options: for each choice of --network, the names of those of its options that not all networks have.
+    """
+    for name in sorted({name for names in options.values() for name in names} - set(options[args.network])):
+        if getattr(args, name) != parser.get_default(name):
+            others = " or ".join(network for network, names in options.items() if name in names)
+            raise CallError(f"--{name} does nothing for --network {args.network}: leave it out, or take {others}")
 
 
 # ------------------------------------------------------------------------------------------------ how a script ends

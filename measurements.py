@@ -13,16 +13,24 @@ from utils import write_json
 class Record:
     """A measurement in metrics.json, written anew with each of its results: an interruption loses none.
 
-    What stands there already stays, and so does what another process adds meanwhile.
+    What stands there already stays, and so does what another process adds meanwhile. But what a run measured of the
+    model of a step gives way to what it measures there again, after an interruption.
     """
 
     def __init__(self, file: Path, **about: Any):
         self.file, self.entry = file, {**about, "results": []}
 
     def add(self, result: dict[str, Any]) -> None:
-        others = [entry for entry in read_list(self.file) if entry != self.entry]
+        others = [entry for entry in read_list(self.file) if entry != self.entry and not self._repeats(entry, result)]
         self.entry["results"].append(result)
         write_json(self.file, [*others, self.entry])
+
+    def _repeats(self, entry: Any, result: dict[str, Any]) -> bool:
+        """Is `result` of a run at a step, and `entry` an older one of the same?"""
+        if "step" not in result or not isinstance(entry, dict):
+            return False
+        same = all(entry.get(key) == self.entry.get(key) for key in ("model", "measured"))
+        return same and any(before.get("step") == result["step"] for before in entry.get("results", []))
 
 
 def read_list(file: Path) -> list:

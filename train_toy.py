@@ -28,6 +28,7 @@ from cli import (
     number,
     pick_amp,
     pick_device,
+    refuse_useless,
     run_script,
     whole,
 )
@@ -38,6 +39,12 @@ from trainer import Trainer, plain_arguments
 from validation import VALIDATION_IMAGES
 
 NETWORKS = ("fourier", "residual", "plain")  # the first is trained in the log folder itself
+NETWORK_OPTIONS = {  # of those that not all of them have
+    "plain": (),
+    "residual": ("n_blocks",),
+    "fourier": ("n_blocks", "n_frequencies"),
+    "all": ("n_blocks", "n_frequencies"),
+}
 EXPECTED = (
     "The loss falls fast at first and then hardly at all: most of the noise of a point cannot be known. Judge progress by "
     "the samples, and by the energy distance, which for true points stands beside it."
@@ -120,6 +127,7 @@ def log_dir_of(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     args = parser().parse_args()
+    refuse_useless(parser(), args, NETWORK_OPTIONS)
     args.flip = "off"  # the trainer asks; points have no left and right
     args.log_dir = log_dir_of(args)
     train = train_all if args.network == "all" else train_one

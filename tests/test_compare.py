@@ -26,7 +26,7 @@ def compared(data_dir, tmp_path, monkeypatch):
 
 
 def test_two_networks_from_the_same_noise(compared, model, train, tmp_path, monkeypatch, capsys, data_dir):
-    assert train(tmp_path / "fc", "--network fc --num_hidden 8 --n_epochs 1") == 0
+    assert train(tmp_path / "fc", "--network fc --num_hidden 8 --n_features 32 --n_epochs 1") == 0
     shutil.copy(model, tmp_path / "unet.pt")
     drawn, groups, sample = [], [], checkpoint.DDPM.sample
     monkeypatch.setattr(checkpoint.DDPM, "sample", lambda self, *a, **k: drawn.append(
@@ -55,9 +55,9 @@ def test_the_loss_is_that_of_training(model, whole_run, data_dir):
 
 
 def test_refusals(compared, model, train, tmp_path, capsys):
-    assert train(tmp_path / "other", "--network fc --num_hidden 8 --n_epochs 1 --n_timesteps 5") == 0
+    assert train(tmp_path / "other", "--network fc --num_hidden 8 --n_features 32 --n_epochs 1 --n_timesteps 5") == 0
     for name in ("--schedule cosine", "--loss l1"):
-        assert train(tmp_path / name, f"--network fc --num_hidden 8 --n_epochs 1 {name}") == 0
+        assert train(tmp_path / name, f"--network fc --num_hidden 8 --n_features 32 --n_epochs 1 {name}") == 0
     for words, status, reason in [
         ([model, tmp_path / "other" / "model_epoch1.pt"], 2, "another T, schedule or loss than"),
         ([model, tmp_path / "--schedule cosine" / "model_epoch1.pt"], 2, "another T, schedule or loss than"),

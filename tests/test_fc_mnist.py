@@ -12,7 +12,7 @@ import datasets
 import trainer
 from networks.fc import FcNetwork
 
-FC = "--network fc --num_hidden 8 --amp off "
+FC = "--network fc --num_hidden 8 --n_features 32 --amp off "  # 32: fc has none, and says so of any other
 
 
 def weights(log_dir):

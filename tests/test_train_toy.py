@@ -84,6 +84,10 @@ def test_resumes_exactly(tmp_path, no_figures):
     assert toy(tmp_path / "parts", "--train_steps 5") == 0  # in the middle of an epoch of 3 steps
     assert toy(tmp_path / "parts", "--resume") == 0
     assert same_training(tmp_path / "whole", tmp_path / "parts")
+    before = json.loads((tmp_path / "parts" / "metrics.json").read_text())
+    assert toy(tmp_path / "parts", "--resume") == 0  # finished: it draws its last pictures again
+    after = json.loads((tmp_path / "parts" / "metrics.json").read_text())
+    assert len(after) == len(before) and [e["results"] for e in after] == [e["results"] for e in before]
 
 
 def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, capsys, no_figures):
@@ -123,6 +127,8 @@ def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, cap
         ("--n_points 0", "must be at least 1"),
         ("--num_hidden 0", "must be at least 1"),
         ("--flip on", "unrecognized arguments"),
+        ("--network plain --n_blocks 2", "--n_blocks does nothing for --network plain"),
+        ("--network residual --n_frequencies 2", "leave it out, or take fourier or all"),
     ],
 )
 def test_wrong_calls_are_one_line_and_leave_nothing(tmp_path, capsys, more, words):

@@ -452,6 +452,9 @@ def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
         ("--device cuda:9", "--device cuda:9 is not to be had"),
         ("--device nonsense", "--device nonsense"),
         ("--no_such_flag", "--no_such_flag"),
+        ("--dropout 0.1", "--dropout does nothing for --network conditional_unet: leave it out, or take unet"),
+        ("--network unet --num_hidden 8", "--num_hidden does nothing for --network unet"),
+        ("--network fc", "--n_features does nothing for --network fc: leave it out, or take conditional_unet or unet"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(train, tmp_path, capsys, more, words):
