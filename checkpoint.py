@@ -106,8 +106,9 @@ def load_model(
     return ddpm, content
 
 
-def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | None]]:
-    """The data set that a model (of `load_model`) was trained on: its name and the shape, for `datasets.load`.
+def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | None], Any]:
+    """The data set that a model (of `load_model`) was trained on: its name, the shape, for `datasets.load`, and None, or
+    the one class that the images are to be of, for `ImageSet.only`.
 
     n_classes is None for a model without classes: all that the data set has. CallError for a data set unknown here.
     """
@@ -116,7 +117,7 @@ def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | N
         raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
     channels, height, _ = ddpm.nn_model.size
     shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
-    return name, shape
+    return name, shape, None if content["class_names"] else content["arguments"].get("data_class")
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     for file, one in zip(args.models, about):
         if one != about[0]:
             raise CallError(f"{file} has other images or classes, or another T, schedule or loss than {args.models[0]}")
-    (name, shape), class_names, _, _ = about[0]
+    (name, shape, _), class_names, _, _ = about[0]
     if not class_names:
         raise CallError(f"{args.models[0]} has no classes")
     with values_from_call():

@@ -161,9 +161,7 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
             ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
     step = f", variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"  # completions have steps of their own
-    name, shape = checkpoint.data_of(ddpm, content)
-    data_class = None if n_classes else content["arguments"].get("data_class")
-    train_set, test_set = real_images(name, shape, data_class, args.data_dir, device)
+    train_set, test_set = real_images(*checkpoint.data_of(ddpm, content), args.data_dir, device)
     about = {
         **about,
         "epoch": content["epoch"],

@@ -142,10 +142,10 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
 
     args.mode = next((mode for mode in MODES if getattr(args, mode, None) is not None), "grid")
-    walks = args.n_resample or inpainting.N_RESAMPLE[args.method or MODES["inpaint"]["method"]]
+    args.walks = args.n_resample or inpainting.N_RESAMPLE[args.method or MODES["inpaint"]["method"]]
     useless = {
         "scale": args.method == "repaint",
-        "jump_length": walks == 1,
+        "jump_length": args.walks == 1,
         "g_weight": args.mode == "inpaint" and not args.classes,
         "data_dir": bool(args.inpaint),
         "invert": not args.inpaint,
@@ -247,17 +247,15 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
         c = one_hot(torch.tensor(classes), len(names))
         heads = [f"{head}, as {names[k]}" for head, k in zip(heads, classes)]
     how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
-    n_resample = args.n_resample or inpainting.N_RESAMPLE[args.method]
-    how += f", n_resample {n_resample}" if args.n_resample else ""
-    how += f", jump_length {args.jump_length}" if args.jump_length else ""
-    jump_length = args.jump_length or inpainting.JUMP_LENGTH
-    times = inpainting.repaint_times(ddpm.n_timesteps, jump_length, n_resample)
+    walks = {"n_resample": args.walks, "jump_length": args.jump_length or inpainting.JUMP_LENGTH}
+    how += "".join(f", {name} {value}" for name, value in walks.items()) if args.walks > 1 else ""
+    times = inpainting.repaint_times(ddpm.n_timesteps, walks["jump_length"], walks["n_resample"])
     n_steps = sum(after < before for before, after in zip(times, times[1:]))
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
         inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
-                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, n_resample, jump_length)  # fmt: skip
+                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, **walks)  # fmt: skip
     return paths
 
 
@@ -280,9 +278,10 @@ def masks_of(hidden: Sequence[str], height: int, width: int, seed: int) -> list[
 
 def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any]) -> torch.Tensor:
     """The first n test images of the data set that a model was trained on, float32 [n, C, H, W] in [-1, 1]."""
-    name, shape = checkpoint.data_of(ddpm, content)
+    name, shape, data_class = checkpoint.data_of(ddpm, content)
     with values_from_call():
-        return to_float(datasets.load(name, data_dir, train=False, limit=n, **shape).images)
+        test_set = datasets.load(name, data_dir, train=False, **shape)
+        return to_float((test_set if data_class is None else test_set.only(data_class)).images[:n])
 
 
 def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:

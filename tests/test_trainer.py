@@ -17,6 +17,7 @@ import torch
 from tiny_run import STEPS, TINY
 
 import checkpoint
+import figures
 import trainer
 from cli import pick_amp
 from datasets import ImageSet, load
@@ -260,8 +261,9 @@ def test_a_new_learning_rate_acts_after_resuming(train, tmp_path, capsys):
     assert "from step 4 on: --l_rate was 0.0003, is 1e-30" in capsys.readouterr().out
 
 
-def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, capsys):
+def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch):
     """T = 20 reaches the live line while pictures are made before the first training step of a process."""
+    monkeypatch.setattr(figures, "draw_applications", lambda *_: None)  # slow, and the same whatever came before
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1") == 0
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1 --resume") == 0
     (tmp_path / "log" / "model_epoch1.pt").unlink()
