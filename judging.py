@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -31,7 +31,7 @@ AT_ONCE = 500  # images that are judged together
 
 
 class Recipe(NamedTuple):
-    """How a judge is trained. `recipe._replace(epochs=1)` is the same recipe with one epoch."""
+    """How a judge is trained. `recipe._replace(epochs=1, then={})` is the same recipe with one epoch."""
 
     network: type[nn.Module]
     n_features: int  # its width
@@ -42,16 +42,19 @@ class Recipe(NamedTuple):
     weight_decay: float
     label_smoothing: float
     flips: bool  # mirror every second image, left to right
-    crops: bool  # move each image by itself over its reflected edges; else whole batches, with what leaves coming back
+    crop: int = 0  # move each image by up to height / crop; 0: whole batches by up to 2, with what leaves coming back
+    whiten: bool = False  # begin the first layer with the principal components of the images' patches
+    then: dict[str, Any] = {}  # what differs in a second cycle, which goes on with the weights of the first; {}: none
 
 
 def _sgd(parameters, **settings) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings)
 
 
-DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False, crops=False)
+DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False)
 CLOTHES = DIGITS._replace(flips=True)
-PHOTOGRAPHS = Recipe(ResidualJudge, 64, 10, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crops=True)
+PHOTOGRAPHS = Recipe(ResidualJudge, 64, 12, 128, _sgd, 0.1, 5e-4, 0.1, flips=True, crop=16, whiten=True,
+                     then={"epochs": 6, "rate": 0.05, "crop": 8})  # fmt: skip
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
@@ -84,7 +87,9 @@ def features_name(judge: nn.Module, train_set: ImageSet) -> str:
 def new_judge(train_set: ImageSet, recipe: Recipe) -> nn.Module:
     """The untrained judge of a data set, on its device."""
     n_classes = 4 if tells_rotations(train_set) else train_set.n_classes
-    return recipe.network(train_set.images.shape[1], n_classes, recipe.n_features).to(train_set.device)
+    judge = recipe.network(train_set.images.shape[1], n_classes, recipe.n_features).to(train_set.device)
+    judge.mirrors = recipe.flips and not tells_rotations(train_set)  # a mirrored quarter turn is another quarter turn
+    return judge
 
 
 def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None) -> nn.Module:
@@ -92,6 +97,17 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
     recipe = recipe or recipe_for(train_set)
     torch.manual_seed(seed)
     judge = new_judge(train_set, recipe)
+    if recipe.whiten:
+        begin_with_principal_components(judge.layers[0], train_set.batch(torch.arange(min(5000, len(train_set))))[0])
+    _cycle(judge, train_set, seed, recipe)
+    if recipe.then:
+        _cycle(judge, train_set, seed + 1, recipe._replace(**recipe.then))
+    return judge.eval()
+
+
+def _cycle(judge: nn.Module, train_set: ImageSet, seed: int, recipe: Recipe) -> None:
+    """One rise and fall of the learning rate, with an optimizer of its own."""
+    torch.manual_seed(seed)
     batch = max(1, recipe.batch_size // 4) if tells_rotations(train_set) else recipe.batch_size
     steps = max(1, len(train_set) // batch)
     optimizer = recipe.optimizer(judge.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
@@ -107,7 +123,19 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
                 schedule.step()
                 progress.advance(1)
             print(f"judge: epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.4f}", flush=True)
-    return judge.eval()
+
+
+@torch.no_grad()
+def begin_with_principal_components(conv: nn.Conv2d, y: Tensor) -> None:
+    """Let the first filters of a layer be the directions in which patches of the images y vary, and their opposites.
+
+    Followed by a BatchNorm these whiten the patches, which spares the layers above the decorrelating of neighbouring
+    pixels (K. Jordan, arXiv:2404.00498, section 3.2). y: [N, C, H, W], the layer's input. Further filters stay random.
+    """
+    patches = F.unfold(y, conv.kernel_size).transpose(0, 1).flatten(1)  # [C kh kw, N * places]
+    directions = torch.linalg.eigh(torch.cov(patches)).eigenvectors.T.flip(0)  # rows, greatest variance first
+    filters = torch.cat([directions, -directions])[: conv.out_channels]  # the ReLU keeps one side: so both signs
+    conv.weight[: len(filters)] = filters.view(-1, *conv.weight.shape[1:])
 
 
 def _train_step(
@@ -138,8 +166,8 @@ def _examples(
     if recipe is not None and recipe.flips:
         flip = (torch.rand(len(index), generator=generator) < 0.5).to(image_set.device)
     y, c = image_set.batch(index, flip)
-    if recipe is not None and recipe.crops:
-        y = random_crops(y, y.shape[2] // 8, generator)
+    if recipe is not None and recipe.crop:
+        y = random_crops(y, max(1, y.shape[2] // recipe.crop), generator)
     elif recipe is not None:
         dx, dy = torch.randint(-2, 3, (2,), generator=generator).tolist()
         y = y.roll((dy, dx), dims=(2, 3))
@@ -171,9 +199,16 @@ def rotated(y: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def classify(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tensor:
-    """The class that the judge sees in each image, int64 [N], on its device. images, batch: as in `features_of`."""
+    """The class that the judge sees in each image, int64 [N], on its device. images, batch: as in `features_of`.
+
+    A judge whose images may be mirrored is asked about the mirror images too, and answers by the mean.
+    """
     fast = for_inference(judge)
-    return torch.cat([fast(y).argmax(1) for y in _as_in_files(judge, images, batch)])
+    answers = []
+    for y in _as_in_files(judge, images, batch):
+        logits = fast(y) + fast(y.flip(3)) if judge.mirrors else fast(y)
+        answers.append(logits.argmax(1))
+    return torch.cat(answers)
 
 
 def accuracy_of(judge: nn.Module, image_set: ImageSet) -> float:

@@ -13,6 +13,8 @@ import torch.nn as nn
 class Judge(nn.Module):
     """For digits: [N, in_channels, H, W] in [-1, 1] -> logits [N, n_classes]. H and W at least 4."""
 
+    mirrors = False  # is it to be asked about the mirror image too? See judging.classify
+
     def __init__(self, in_channels: int = 1, n_classes: int = 10, n_features: int = 32):
         super().__init__()
         F = n_features
@@ -41,8 +43,10 @@ class ResidualJudge(nn.Module):
 
     A small residual network (He et al. 2016): 2.0 million parameters for 64 n_features. As in the networks that are
     known to learn CIFAR-10 fastest (D. Page, "How to train your ResNet", 2018; K. Jordan, arXiv:2404.00498), there are
-    few layers, and most of the weights stand where the image is already small.
+    few layers, most of the weights stand where the image is already small, and layers begin by passing on their input.
     """
+
+    mirrors = False  # as in Judge
 
     def __init__(self, in_channels: int = 3, n_classes: int = 10, n_features: int = 64):
         super().__init__()
@@ -55,6 +59,8 @@ class ResidualJudge(nn.Module):
             Residual(4 * F),
             *_ending(4 * F, n_classes),
         )
+        for conv in [layer for layer in self.layers[1:] if isinstance(layer, nn.Conv2d)]:
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])  # the filters beyond these stay random
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:

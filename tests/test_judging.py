@@ -28,7 +28,7 @@ from judging import (
 )
 from networks.judge import Judge, ResidualJudge
 
-SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32)
+SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32, then={})
 
 
 def coloured(n, n_classes=3, seed=0):
@@ -100,7 +100,7 @@ def test_rotations():
 def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     images, labels = render_digits(4, seed=0)
     digits = ImageSet(images, labels, list("0123456789"), "rendered")
-    assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crops
+    assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crop
     y, _ = judging._examples(digits, torch.arange(4), DIGITS, torch.Generator().manual_seed(0))
     moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
     assert any(torch.equal(y, move) for move in moves)  # moved, as a whole, and that is all
@@ -117,7 +117,7 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
 
     photographs = coloured(1)
     assert recipe_for(photographs) == PHOTOGRAPHS
-    no_crops, generator = PHOTOGRAPHS._replace(crops=False), torch.Generator().manual_seed(0)
+    no_crops, generator = PHOTOGRAPHS._replace(crop=0), torch.Generator().manual_seed(0)
     plain = to_float(photographs.images)
     moves = [plain.roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
     seen = [judging._examples(photographs, torch.tensor([0]), no_crops, generator)[0] for _ in range(20)]
@@ -130,6 +130,30 @@ def test_without_a_recipe_nothing_is_changed():
     images = coloured(6)
     y, labels = judging._examples(images, torch.arange(6))
     assert torch.equal(y, to_float(images.images)) and torch.equal(labels, images.labels)
+
+
+def test_the_first_layer_whitens_the_patches():
+    """What the first filters make of the patches is uncorrelated, of falling variance, and there in both signs."""
+    y = to_float(coloured(50).images)
+    conv = nn.Conv2d(3, 60, 3, padding=1, bias=False)
+    random = conv.weight.detach().clone()
+    judging.begin_with_principal_components(conv, y)
+    weight = conv.weight.detach()
+    patches = F.unfold(y, 3).transpose(0, 1).flatten(1)
+    covariance = torch.cov(weight[:27].flatten(1) @ patches)
+    torch.testing.assert_close(covariance, covariance.diag().diag(), rtol=0, atol=1e-4)
+    assert (covariance.diag().diff() <= 1e-4).all() and covariance[0, 0] > 5 * covariance[5, 5]
+    assert torch.equal(weight[27:54], -weight[:27]) and torch.equal(weight[54:], random[54:])
+    narrow = nn.Conv2d(3, 8, 3, bias=False)
+    judging.begin_with_principal_components(narrow, y)
+    torch.testing.assert_close(narrow.weight, weight[:8])
+
+
+def test_layers_of_the_residual_judge_begin_by_passing_on_their_input():
+    judge = ResidualJudge(3, 10, 8)
+    for conv in (judge.layers[3], judge.layers[7], judge.layers[11]):  # 8 -> 8, 8 -> 32, 32 -> 32 channels
+        x = torch.randn(2, conv.in_channels, 6, 6)
+        torch.testing.assert_close(conv(x)[:, : conv.in_channels], x)
 
 
 # ------------------------------------------------------------------------------------------------ they learn
@@ -157,12 +181,50 @@ def test_without_classes_it_learns_rotations():
     assert (classify(judge, y) == labels).float().mean().item() == accuracy_of(judge, test_set)
 
 
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_a_judge_of_mirrored_images_answers_by_the_mean_over_both(mirrors):
+    judge = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    judge.mirrors = mirrors
+    y = to_float(coloured(60).images)
+    plain, mirrored = judge(y), judge(y.flip(3))
+    expected = (plain + mirrored if mirrors else plain).argmax(1)
+    assert torch.equal(classify(judge, y, batch=25), expected) and not torch.equal(expected, mirrored.argmax(1))
+    assert torch.equal(classify(judge, y.flip(3)), expected) == mirrors
+
+
+def test_which_judges_ask_for_the_mirror_image():
+    """Neither digits nor quarter turns keep their meaning in a mirror."""
+    digits = ImageSet(*render_digits(4, seed=0), list("0123456789"), "rendered")
+    clothes = dataclasses.replace(digits, name="fashion_mnist")
+    sets = {digits: False, clothes: True, coloured(6): True, coloured(6, n_classes=1): False}
+    for image_set, mirrors in sets.items():
+        assert judging.new_judge(image_set, recipe_for(image_set)).mirrors is mirrors
+
+
 def test_training_has_one_outcome_and_any_length():
     """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
     train_set = coloured(5)
     for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
         first, second = (train_judge(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_second_cycle_goes_on_from_the_first(monkeypatch, capsys):
+    cycles, cycle = [], judging._cycle
+
+    def watched(judge, train_set, seed, recipe):
+        before = judge.layers[-1].weight.detach().clone()
+        cycle(judge, train_set, seed, recipe)
+        cycles.append((recipe, seed, before, judge.layers[-1].weight.detach().clone()))
+
+    monkeypatch.setattr(judging, "_cycle", watched)
+    train_judge(coloured(40), seed=3, recipe=SMALL._replace(epochs=2, then={"epochs": 1, "crop": 8}))
+    (first, seed, start, middle), (second, seed_2, again, end) = cycles
+    assert (first.crop, second.crop, second.rate, seed, seed_2) == (16, 8, first.rate, 3, 4)
+    assert torch.equal(middle, again) and not torch.equal(start, middle) and not torch.equal(middle, end)
+    assert [line[:16] for line in capsys.readouterr().out.splitlines()] == [
+        f"judge: epoch {e}" for e in ("1/2", "2/2", "1/1")
+    ]
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
