@@ -227,7 +227,7 @@ def test_numbers_quoted_from_the_logs():
     losses += [f"{rows[-2]['train_loss']:.4f} to {rows[-1]['train_loss']:.4f}"]
     comparisons = " ".join((ROOT / "answers" / "comparisons.md").read_text(encoding="utf-8").split())
     assert all(loss in comparisons for loss in losses), losses
-    for name in ("log_mnist_fc", "log_cifar10_unet"):
+    for name in ("log_mnist_fc", "log_cifar10", "log_cifar10_unet"):
         runs = json.loads((ROOT / "log" / name / "metrics.json").read_text(encoding="utf-8"))
         (samples,) = (run for run in runs if run["measured"] == "samples")
         weights, shares = zip(*((r["guidance_weight"], f"{r['judge_accuracy']:.0%}") for r in samples["results"][1:]))

@@ -13,6 +13,8 @@ from inpainting import mask_named
 class LastPixel(torch.nn.Module):
     """A judge that sees the class in the pixel at the bottom right: class k where it is k / 4."""
 
+    mirrors = False
+
     def __init__(self):
         super().__init__()
         self.anything = torch.nn.Parameter(torch.zeros(1))

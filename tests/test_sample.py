@@ -315,7 +315,7 @@ def test_own_images_are_completed(run, ddpm, tmp_path, page, classes):
     completed = ddpm.complete_image(images, masks, 1.0, "repaint", c, 2.0, 2, generator=seeded(4))
     groups = [("original", images), ("visible", images * masks), ("completed", completed)]
     heads = [f"random hidden, as {k}" for k in (classes * 2)[:2]]
-    title = "model_epoch3.pt, method repaint, guidance weight 2, seed 4"
+    title = "model_epoch3.pt, method repaint, n_resample 5, jump_length 10, guidance weight 2, seed 4"
     found = imageio.imread(tmp_path / "out" / "inpainting.png")
     np.testing.assert_array_equal(found, page(groups, heads, title))
 
@@ -328,7 +328,7 @@ def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
     expected = torch.zeros(1, 1, 28, 28)
     expected[..., :14, :14] = 1
     calls = []
-    monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments, **_: calls.append(arguments))
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'}") == 0
     images, masks, heads = calls[0][2:5]
     assert torch.equal(masks, expected) and heads == ["mask.png"]
