@@ -452,6 +452,8 @@ def test_a_run_on_points(tmp_path, capsys):
 class Judge(torch.nn.Module):
     """Sees class k + shift in the k-th image of every row."""
 
+    mirrors = False
+
     def __init__(self, shift: int):
         super().__init__()
         self.shift = torch.nn.Parameter(torch.tensor(float(shift)))
