@@ -248,7 +248,7 @@ class Progress:
 def refuse_useless(
     parser: argparse.ArgumentParser, args: argparse.Namespace, options: dict[str, Sequence[str]]
 ) -> None:
-    """CallError if the call sets an option that the network it asks for does not have.
+    """CallError if the call gives an option another value than its default, and its network does not have that option.
 
     options: for each choice of --network, the names of those of its options that not all networks have.
     """

@@ -227,10 +227,10 @@ class DDPM(nn.Module):
     ) -> torch.Tensor:
         """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T.
 
-        clip_x0: whether to take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the clamp
-            this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
+        clip_x0: whether to take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the
+            clamp this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
         variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
-            None: as this object was made, and as `respaced` changed it.
+            None for either: as this object was made, and as `respaced` changed it.
         mixture: see `eps`.
         """
         eps = self.eps(x_t, t, c, g_weight, mixture)

@@ -98,7 +98,11 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
     torch.manual_seed(seed)
     judge = new_judge(train_set, recipe)
     if recipe.whiten:
-        begin_with_principal_components(judge.layers[0], train_set.batch(torch.arange(min(5000, len(train_set))))[0])
+        pixels = train_set.images[0, 0].numel()
+        some = torch.arange(
+            0, len(train_set), max(1, len(train_set) * pixels // 1_000_000)
+        )  # a million pixels are ample
+        begin_with_principal_components(judge.layers[0], train_set.batch(some)[0])
     _cycle(judge, train_set, seed, recipe)
     if recipe.then:
         _cycle(judge, train_set, seed + 1, recipe._replace(**recipe.then))

@@ -1,4 +1,4 @@
-"""metrics.json, the list of what evaluate.py, or train_afhq.py --fid, measured; measured_tables.py shows it in the report."""
+"""metrics.json, the list of what evaluate.py, train_afhq.py --fid or train_toy.py measured; measured_tables.py shows it in the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Record:
         if "step" not in result or not isinstance(entry, dict):
             return False
         same = all(entry.get(key) == self.entry.get(key) for key in ("model", "measured"))
-        return same and any(before.get("step") == result["step"] for before in entry.get("results", []))
+        before = [row for row in entry.get("results") or [] if isinstance(row, dict)]
+        return same and any(row.get("step") == result["step"] for row in before)
 
 
 def read_list(file: Path) -> list:
