@@ -395,5 +395,5 @@ class DDPM(nn.Module):
 
 
 def _check_variance(variance: str) -> None:
-    if variance not in ("beta", "posterior"):
+    if variance not in likelihood.VARIANCES:
         raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")

@@ -98,10 +98,8 @@ def train_judge(train_set: ImageSet, seed: int = 0, recipe: Recipe | None = None
     torch.manual_seed(seed)
     judge = new_judge(train_set, recipe)
     if recipe.whiten:
-        pixels = train_set.images[0, 0].numel()
-        some = torch.arange(
-            0, len(train_set), max(1, len(train_set) * pixels // 1_000_000)
-        )  # a million pixels are ample
+        stride = max(1, train_set.images[:, 0].numel() // 1_000_000)  # a million pixels are ample
+        some = torch.arange(0, len(train_set), stride)
         begin_with_principal_components(judge.layers[0], train_set.batch(some)[0])
     _cycle(judge, train_set, seed, recipe)
     if recipe.then:

@@ -81,8 +81,8 @@ def variational_bound(
         x: float [N, *size] in [-1, 1]. c: [N, n_classes] or None: no class.
         generator: source of the noise, on the model's device. n_draws: draws of x_t at each t, averaged.
         variance, clip_x0: the p_theta of `DDPM.p_sample`; None: as the DDPM draws. 'beta' bounds data with a density more
-            tightly, 'posterior' data that x_t all but determines. Clipping, as in the code of [Ho], lowers L_1 .. L_{T-1} of data in
-            [-1, 1], but may raise L_0: a black pixel is likeliest where the mean is blacker than black.
+            tightly, 'posterior' data that x_t all but determines. Clipping, as in the code of [Ho], lowers
+            L_1 .. L_{T-1} of data in [-1, 1], but may raise L_0: a black pixel is likeliest where the mean is blacker than black.
         decoder: p_theta(x_0 | x_1). 'discrete': probabilities of 8-bit images, so that bits per dimension compare with
             published ones. 'gaussian': a density, for data that are no images (bits per dimension may be negative).
         batch_size: images that the network sees at once. progress: called with t after each network pass.

@@ -1,4 +1,7 @@
-"""metrics.json, the list of what evaluate.py, train_afhq.py --fid or train_toy.py measured; measured_tables.py shows it in the report."""
+"""metrics.json, the list of what evaluate.py, train_afhq.py --fid or train_toy.py measured.
+
+measured_tables.py shows it in the report.
+"""
 
 from __future__ import annotations
 
