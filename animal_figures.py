@@ -50,8 +50,10 @@ def measure(run: Trainer, reference: Reference) -> None:
     file = run.log_dir / "metrics.json"
     about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
     record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
-    record.add(reference.compare("samples", images, None, step=run.step))
+    measured = reference.compare("samples", images, None, step=run.step)
+    record.add(measured)
     rows = [row for entry in read_list(file) for row in entry["results"] if "step" in row]
+    rows = [row for row in rows if row["features"] == measured["features"]]  # others are of an earlier judge
     plot_distances(run.log_dir / "fid.png", sorted(rows, key=lambda row: row["step"]))
 
 

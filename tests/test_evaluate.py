@@ -40,7 +40,7 @@ def judged(data_dir, whole_run, tmp_path, monkeypatch):
     """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
     for recipe in ("DIGITS", "CLOTHES"):
         monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(epochs=1))
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8, then={}))
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 

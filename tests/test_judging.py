@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import checkpoint
 import judging
-from cli import RunError
+from cli import CallError, RunError
 from datasets import ImageSet, render_digits, to_float
 from judging import (
     CLOTHES,
@@ -26,9 +26,9 @@ from judging import (
     train_judge,
     trusted_judge,
 )
-from networks.judge import Judge, ResidualJudge
+from networks.judge import Judge, PhotographJudge
 
-SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32, then={})
+SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32)
 
 
 def coloured(n, n_classes=3, seed=0):
@@ -55,7 +55,7 @@ def test_files_of_judges_keep_their_meaning():
 
 
 @pytest.mark.parametrize(
-    "judge, width", [(Judge(1, 10), 128), (ResidualJudge(3, 4), 256), (ResidualJudge(3, 2, 8), 32)]
+    "judge, width", [(Judge(1, 10), 128), (PhotographJudge(3, 4), 256), (PhotographJudge(3, 2, 8), 32)]
 )
 def test_features_are_what_the_last_layer_sees(judge, width):
     judge.eval()
@@ -63,14 +63,14 @@ def test_features_are_what_the_last_layer_sees(judge, width):
     with torch.no_grad():
         features = judge.features(x)
         assert features.shape == (5, width)
-        scale = 8 if isinstance(judge, ResidualJudge) else 1
+        scale = 8 if isinstance(judge, PhotographJudge) else 1
         torch.testing.assert_close(judge.layers[-1](features) / scale, judge(x))
 
 
-def test_the_residual_judge_takes_any_size_from_8_on():
-    judge = ResidualJudge(3, 10, 8)
-    assert [judge(torch.zeros(2, 3, size, size)).shape for size in (8, 28, 33)] == [(2, 10)] * 3
-    assert sum(p.numel() for p in ResidualJudge().parameters()) == 1_960_394
+def test_the_judge_of_photographs_takes_any_size_from_9_on():
+    judge = PhotographJudge(3, 10, 8)
+    assert [judge(torch.zeros(2, 3, size, size)).shape for size in (9, 28, 33)] == [(2, 10)] * 3
+    assert sum(p.numel() for p in PhotographJudge().parameters()) == 1_972_826
 
 
 # ------------------------------------------------------------------------------------------------ what they are shown
@@ -101,34 +101,52 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     images, labels = render_digits(4, seed=0)
     digits = ImageSet(images, labels, list("0123456789"), "rendered")
     assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crop
-    y, _ = judging._examples(digits, torch.arange(4), DIGITS, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    y, _ = judging._training_examples(digits, torch.arange(4), None, DIGITS, generator)
     moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
     assert any(torch.equal(y, move) for move in moves)  # moved, as a whole, and that is all
 
     clothes = dataclasses.replace(digits, name="fashion_mnist")  # neither cropped nor coloured, but mirrored
-    assert recipe_for(clothes) == CLOTHES
+    assert recipe_for(clothes) == CLOTHES and CLOTHES.flips and not CLOTHES.crop
     judge = judging.new_judge(clothes, CLOTHES)
     assert type(judge) is Judge and judge.layers[0].in_channels == 1
-    generator = torch.Generator().manual_seed(0)
-    seen = [judging._examples(clothes, torch.tensor([0]), CLOTHES, generator)[0] for _ in range(20)]
-    mirrored = [any(torch.equal(y, move[:1].flip(3)) for move in moves) for y in seen]
-    assert 4 < sum(mirrored) < 16
-    assert all(m or any(torch.equal(y, move[:1]) for move in moves) for m, y in zip(mirrored, seen))
+    flip = torch.tensor([True, False, True, False])
+    y, _ = judging._training_examples(clothes, torch.arange(4), flip, CLOTHES, generator)
+    seen = to_float(images)
+    seen[flip] = seen[flip].flip(3)
+    assert any(torch.equal(y, seen.roll((dy, dx), dims=(2, 3))) for dy in range(-2, 3) for dx in range(-2, 3))
 
     photographs = coloured(1)
-    assert recipe_for(photographs) == PHOTOGRAPHS
-    no_crops, generator = PHOTOGRAPHS._replace(crop=0), torch.Generator().manual_seed(0)
-    plain = to_float(photographs.images)
-    moves = [plain.roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
-    seen = [judging._examples(photographs, torch.tensor([0]), no_crops, generator)[0] for _ in range(20)]
-    straight = [any(torch.equal(y, move) for move in moves) for y in seen]
-    mirrored = [any(torch.equal(y.flip(3), move) for move in moves) for y in seen]
-    assert all(a != b for a, b in zip(straight, mirrored)) and 3 < sum(mirrored) < 17
+    assert recipe_for(photographs) == PHOTOGRAPHS and PHOTOGRAPHS.flips
+    y, _ = judging._training_examples(photographs, torch.tensor([0]), torch.tensor([True]), PHOTOGRAPHS, generator)
+    padded = F.pad(to_float(photographs.images).flip(3), [1] * 4, mode="reflect")  # 16 pixels: moved by one at most
+    assert any(torch.equal(y, padded[:, :, i : i + 16, j : j + 16]) for i in range(3) for j in range(3))
 
 
-def test_without_a_recipe_nothing_is_changed():
+@pytest.mark.parametrize("flips", [True, False])
+def test_in_training_an_image_is_mirrored_by_turns(flips, monkeypatch):
+    shown, changed = [], judging._training_examples
+
+    def watched(image_set, index, flip, *rest):
+        shown.append((index, flip))
+        return changed(image_set, index, flip, *rest)
+
+    monkeypatch.setattr(judging, "_training_examples", watched)
+    train_judge(coloured(40), seed=3, recipe=SMALL._replace(epochs=3, batch_size=20, flips=flips))
+    assert len(shown) == 6
+    if flips:
+        epochs = [torch.cat([flip for _, flip in shown[i : i + 2]]) for i in (0, 2, 4)]
+        orders = [torch.cat([index for index, _ in shown[i : i + 2]]) for i in (0, 2, 4)]
+        first, second, third = (flip[order.argsort()] for flip, order in zip(epochs, orders))
+        assert torch.equal(second, ~first) and torch.equal(third, first) and 10 < first.sum() < 30
+        assert not torch.equal(orders[0], orders[1])
+    else:
+        assert all(flip is None for _, flip in shown)
+
+
+def test_examples_are_the_images_as_they_are():
     images = coloured(6)
-    y, labels = judging._examples(images, torch.arange(6))
+    y, labels = judging._examples(images, *images.batch(torch.arange(6)))
     assert torch.equal(y, to_float(images.images)) and torch.equal(labels, images.labels)
 
 
@@ -149,11 +167,31 @@ def test_the_first_layer_whitens_the_patches():
     torch.testing.assert_close(narrow.weight, weight[:8])
 
 
-def test_layers_of_the_residual_judge_begin_by_passing_on_their_input():
-    judge = ResidualJudge(3, 10, 8)
-    for conv in (judge.layers[3], judge.layers[7], judge.layers[11]):  # 8 -> 8, 8 -> 32, 32 -> 32 channels
+def test_layers_of_the_judge_of_photographs_begin_by_passing_on_their_input():
+    judge = PhotographJudge(3, 10, 24)
+    convolutions = [layer for layer in judge.layers[1:] if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 6
+    for conv in convolutions:
         x = torch.randn(2, conv.in_channels, 6, 6)
         torch.testing.assert_close(conv(x)[:, : conv.in_channels], x)
+
+
+def test_the_judge_of_photographs_starts_with_principal_components(monkeypatch):
+    monkeypatch.setattr(judging, "_train", lambda *_: None)
+    weight, random = (
+        train_judge(coloured(40), recipe=SMALL._replace(whiten=w)).layers[0].weight for w in (True, False)
+    )
+    assert weight.shape == (24, 3, 2, 2) and torch.equal(weight[12:], -weight[:12])
+    assert not torch.equal(random[12:], -random[:12])
+
+
+def test_images_too_small_for_a_judge_are_refused():
+    for network, recipe in ((Judge, DIGITS), (PhotographJudge, SMALL)):
+        least = network.least
+        small = dataclasses.replace(coloured(4), images=torch.zeros(4, 3, least - 1, 40, dtype=torch.uint8))
+        with pytest.raises(CallError, match=f"needs images of {least} pixels or more each way, not {least - 1} x 40"):
+            train_judge(small, recipe=recipe)
+        assert network(3, 2, 8)(torch.zeros(2, 3, least, least)).shape == (2, 2)
 
 
 # ------------------------------------------------------------------------------------------------ they learn
@@ -168,9 +206,9 @@ def test_the_judge_learns_digits():
     assert (found == labels[2_500:]).float().mean() > 0.9
 
 
-def test_the_residual_judge_learns_classes():
+def test_the_judge_of_photographs_learns_classes():
     judge = train_judge(coloured(300), recipe=SMALL)
-    assert isinstance(judge, ResidualJudge) and accuracy_of(judge, coloured(90, seed=1)) > 0.95
+    assert isinstance(judge, PhotographJudge) and accuracy_of(judge, coloured(90, seed=1)) > 0.95
 
 
 def test_without_classes_it_learns_rotations():
@@ -209,24 +247,6 @@ def test_training_has_one_outcome_and_any_length():
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_second_cycle_goes_on_from_the_first(monkeypatch, capsys):
-    cycles, cycle = [], judging._cycle
-
-    def watched(judge, train_set, seed, recipe):
-        before = judge.layers[-1].weight.detach().clone()
-        cycle(judge, train_set, seed, recipe)
-        cycles.append((recipe, seed, before, judge.layers[-1].weight.detach().clone()))
-
-    monkeypatch.setattr(judging, "_cycle", watched)
-    train_judge(coloured(40), seed=3, recipe=SMALL._replace(epochs=2, then={"epochs": 1, "crop": 8}))
-    (first, seed, start, middle), (second, seed_2, again, end) = cycles
-    assert (first.crop, second.crop, second.rate, seed, seed_2) == (16, 8, first.rate, 3, 4)
-    assert torch.equal(middle, again) and not torch.equal(start, middle) and not torch.equal(middle, end)
-    assert [line[:16] for line in capsys.readouterr().out.splitlines()] == [
-        f"judge: epoch {e}" for e in ("1/2", "2/2", "1/1")
-    ]
-
-
 @pytest.mark.parametrize("n_classes", [1, 3])
 def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=1))
@@ -237,14 +257,14 @@ def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
     assert accuracy == same and not again.training
     assert torch.equal(features_of(judge, test_set.images), features_of(again, test_set.images))
     checkpoint.save(file, {"model": Judge().state_dict()})
-    with pytest.raises(RunError, match="do not fit"):
+    with pytest.raises(RunError, match="do not fit.*delete the file"):
         trusted_judge(file, train_set, test_set)
 
 
 # ------------------------------------------------------------------------------------------------ features
 
 
-@pytest.mark.parametrize("judge", [Judge(3), ResidualJudge(3, 10, 8)])
+@pytest.mark.parametrize("judge", [Judge(3), PhotographJudge(3, 10, 8)])
 def test_features_of_images(judge):
     for module in judge.modules():  # BatchNorms that do something
         if isinstance(module, nn.BatchNorm2d):
@@ -263,7 +283,7 @@ def test_features_of_images(judge):
 
 def test_a_judge_sees_bytes_as_the_images_that_they_are():
     torch.manual_seed(0)
-    judge, images = ResidualJudge(3, 10, 8).eval(), coloured(23).images
+    judge, images = PhotographJudge(3, 10, 8).eval(), coloured(23).images
     with torch.no_grad():
         judge.layers[-1].bias -= 8 * judge(to_float(images)).mean(0)  # no class is the largest everywhere
         seen = judge(to_float(images)).argmax(1)
@@ -279,9 +299,9 @@ def test_judges_have_files_of_their_own():
 
 
 def test_features_have_a_name():
-    assert judging.features_name(ResidualJudge(3, 3, 8), coloured(3)) == (
-        "32 features of a ResidualJudge that tells 3 classes (folder)"
+    assert judging.features_name(PhotographJudge(3, 3, 8), coloured(3)) == (
+        "32 features of a PhotographJudge that tells 3 classes (folder)"
     )
-    assert judging.features_name(ResidualJudge(3, 4, 8), coloured(3, n_classes=1)) == (
-        "32 features of a ResidualJudge that tells the rotations of class 0 (folder)"
+    assert judging.features_name(PhotographJudge(3, 4, 8), coloured(3, n_classes=1)) == (
+        "32 features of a PhotographJudge that tells the rotations of class 0 (folder)"
     )
