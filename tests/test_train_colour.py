@@ -227,12 +227,11 @@ def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, mo
     drawn = []
     monkeypatch.setattr(animal_figures, "plot_distances", lambda path, rows: drawn.append(rows))
     monkeypatch.setattr(animal_figures, "draw_samples", lambda *_, **__: (None, None))
-    run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=6)
+    run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=5)
     run.model_path, run.seed_for_pictures = lambda: tmp_path / "model_step6.pt", lambda: 0
     rows = [{"step": 5, "features": "old"}, {"step": 6, "features": "new"}, {"step": 6, "features": "new", "fid": 2.0}]
     results = iter(rows)
     reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)
-    run.step = 5
     animal_figures.measure(run, reference)
     run.step = 6
     for _ in range(2):  # the second time after an interruption
