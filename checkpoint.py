@@ -106,18 +106,19 @@ def load_model(
     return ddpm, content
 
 
-def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, int | None], Any]:
-    """The data set that a model (of `load_model`) was trained on: its name, the shape, for `datasets.load`, and None, or
-    the one class that the images are to be of, for `ImageSet.only`.
+def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The data set that a model (of `load_model`) was trained on: its name and which images of it, for `datasets.load`.
 
-    n_classes is None for a model without classes: all that the data set has. CallError for a data set unknown here.
+    n_classes is None for a model without classes: all that the data set has, or data_class alone. CallError for a data
+    set unknown here.
     """
     name = content["arguments"].get("dataset")
     if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
         raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
     channels, height, _ = ddpm.nn_model.size
-    shape = {"n_classes": len(content["class_names"]) or None, "im_height": height, "im_channels": channels}
-    return name, shape, None if content["class_names"] else content["arguments"].get("data_class")
+    n_classes = len(content["class_names"]) or None
+    data_class = None if n_classes else content["arguments"].get("data_class")
+    return name, {"n_classes": n_classes, "data_class": data_class, "im_height": height, "im_channels": channels}
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

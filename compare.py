@@ -54,11 +54,11 @@ def main() -> None:
     for file, one in zip(args.models, about):
         if one != about[0]:
             raise CallError(f"{file} has other images or classes, or another T, schedule or loss than {args.models[0]}")
-    (name, shape, _), class_names, _, _ = about[0]
+    (name, which), class_names, _, _ = about[0]
     if not class_names:
         raise CallError(f"{args.models[0]} has no classes")
     with values_from_call():
-        test_set = datasets.load(name, args.data_dir, train=False, **shape).to(device)
+        test_set = datasets.load(name, args.data_dir, train=False, **which).to(device)
 
     groups, classes = [], shown_classes(len(class_names))
     for file, (ddpm, content) in zip(args.models, loaded):

@@ -114,14 +114,6 @@ class ImageSet:
             return dataclasses.replace(self, device=device)
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device), device=device)
 
-    def only(self, class_name: str) -> ImageSet:
-        """The images of one class. Raises ValueError if there is no such class."""
-        if class_name not in self.class_names:
-            raise ValueError(f"there is no class {class_name!r}; the classes are {', '.join(self.class_names)}")
-        keep = (self.labels == self.class_names.index(class_name)).nonzero()[:, 0]
-        images = self.images if len(keep) == len(self) else self.images[keep]
-        return dataclasses.replace(self, images=images, labels=torch.zeros_like(keep), class_names=[class_name])
-
     def batch(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images and classes at `index`, int64 [B], on the device that was given to `to`.
 
@@ -146,6 +138,7 @@ def load(
     train: bool,
     *,
     n_classes: int | None = 10,
+    data_class: str | None = None,
     im_height: int = 28,
     im_channels: int = 1,
     limit: int | None = None,
@@ -154,9 +147,10 @@ def load(
 ) -> ImageSet:
     """Read (or download, render, or decode) a data set: its training split or its test split.
 
-    n_classes: keep the first so many classes; None keeps all. im_height: side length in pixels; another than the
+    n_classes: keep the first so many classes; None keeps all. data_class: of these keep only the one of this name.
+    limit: keep the first so many images (of the kept classes). im_height: side length in pixels; another than the
     data's own resizes once, here. im_channels: 3 repeats grey images; colours are never made grey.
-    limit: keep the first so many images (of the kept classes). seed: which rendered digits; the other sets ignore it.
+    seed: which rendered digits; the other sets ignore it.
     n_workers: processes that decode image files; 0 decodes in this one. The images are the same.
     Raises ValueError for an argument that the data cannot satisfy, DataError for missing or damaged data.
     """
@@ -181,6 +175,12 @@ def load(
     if im_channels not in channels:
         raise ValueError(f"im_channels = {im_channels}: {name} gives {' or '.join(map(str, channels))}")
 
+    class_names = class_names[:n_classes]
+    if data_class is not None:
+        if data_class not in class_names:
+            raise ValueError(f"there is no class {data_class!r}; the classes are {', '.join(class_names)}")
+        labels = torch.where(labels == class_names.index(data_class), 0, 1)
+        class_names, n_classes = [data_class], 1
     keep = (labels < n_classes).nonzero()[:limit, 0]
     if len(keep) < len(images):  # else the images would stand in memory twice for nothing
         images, labels = images[keep], labels[keep]
@@ -188,7 +188,7 @@ def load(
         images = _resize(images, im_height)
     if images.shape[1] < im_channels:
         images = images.repeat(1, im_channels, 1, 1)
-    return ImageSet(images, labels, class_names[:n_classes], name)
+    return ImageSet(images, labels, class_names, name)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

@@ -121,15 +121,11 @@ def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
             raise CallError(f"--{name} has no effect on {what}: leave it out")
 
 
-def real_images(
-    name: str, shape: dict[str, Any], data_class: Any, data_dir: Path, device: torch.device
-) -> tuple[ImageSet, ImageSet]:
-    """The training and the test images of a data set. data_class: None, or the class that they are to be of."""
+def real_images(name: str, which: dict[str, Any], data_dir: Path, device: torch.device) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of a data set. which: arguments of `datasets.load`."""
     with values_from_call():
-        sets = [datasets.load(name, data_dir, train=train, **shape) for train in (True, False)]
-        if data_class is not None:
-            sets = [image_set.only(data_class) for image_set in sets]
-    return sets[0].to(device), sets[1].to(device)
+        train_set, test_set = (datasets.load(name, data_dir, train=train, **which) for train in (True, False))
+    return train_set.to(device), test_set.to(device)
 
 
 # ------------------------------------------------------------------------------------------------ measurements
@@ -140,8 +136,9 @@ def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.
     images, labels = read_npz(args.source)
     if args.dataset in datasets.GREY and (images == images[:, :1]).all():
         images = images[:, :1]  # grey, which such files hold three times
-    shape = {"n_classes": None, "im_height": images.shape[2], "im_channels": images.shape[1]}
-    train_set, test_set = real_images(args.dataset, shape, args.data_class, args.data_dir, device)
+    channels, height = images.shape[1:3]
+    which = {"n_classes": None, "data_class": args.data_class, "im_height": height, "im_channels": channels}
+    train_set, test_set = real_images(args.dataset, which, args.data_dir, device)
     n_classes = train_set.n_classes
     if labels is not None and not tells_rotations(train_set) and labels.max() >= n_classes:
         raise RunError(f"{args.source} has labels up to {labels.max()}, but {args.dataset} has {n_classes} classes")

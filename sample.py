@@ -278,10 +278,9 @@ def masks_of(hidden: Sequence[str], height: int, width: int, seed: int) -> list[
 
 def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any]) -> torch.Tensor:
     """The first n test images of the data set that a model was trained on, float32 [n, C, H, W] in [-1, 1]."""
-    name, shape, data_class = checkpoint.data_of(ddpm, content)
+    name, which = checkpoint.data_of(ddpm, content)
     with values_from_call():
-        test_set = datasets.load(name, data_dir, train=False, limit=n if data_class is None else None, **shape)
-        return to_float((test_set if data_class is None else test_set.only(data_class)).images[:n])
+        return to_float(datasets.load(name, data_dir, train=False, limit=n, **which).images)
 
 
 def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:

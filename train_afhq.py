@@ -111,10 +111,10 @@ def main() -> None:
         before, content = checkpoint.load_model(args.load_path, device)
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
-    shape = {"n_classes": None, "im_height": args.im_height, "im_channels": 3, "n_workers": args.n_workers}
+    which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}
     with values_from_call():
         train_set, val_set = (
-            datasets.load("afhq", args.data_dir, train, **shape).only(args.data_class) for train in (True, False)
+            datasets.load("afhq", args.data_dir, train, n_workers=args.n_workers, **which) for train in (True, False)
         )
     args.dataset = "afhq"
     defaults = plain_arguments(parser().parse_args([]))

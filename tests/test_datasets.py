@@ -294,6 +294,16 @@ def test_n_classes_and_limit(tmp_path):
     assert len(load("mnist", tmp_path, True, limit=1000)) == 40
 
 
+def test_one_class(tmp_path):
+    arrays = write_mnist(tmp_path)
+    data = load("mnist", tmp_path, True, n_classes=3, data_class="2", limit=2)
+    rows = np.flatnonzero(arrays["train-labels-idx1-ubyte"] == 2)[:2]
+    assert np.array_equal(data.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"][rows])
+    assert data.class_names == ["2"] and data.labels.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="no class '3'; the classes are 0, 1, 2"):
+        load("mnist", tmp_path, True, n_classes=3, data_class="3")
+
+
 def test_resizing_and_channels(tmp_path):
     arrays = write_mnist(tmp_path)
     small = load("mnist", tmp_path, True, im_height=14).images

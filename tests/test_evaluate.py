@@ -446,7 +446,7 @@ def test_a_data_set_of_one_class(judged, animals, tmp_path, monkeypatch):
 
 
 def test_an_npz_of_one_class(judged, animals, tmp_path):
-    dogs = datasets.load("afhq", animals, train=False, n_classes=None, im_height=16, im_channels=3).only("dog")
+    dogs = datasets.load("afhq", animals, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
     write_npz(tmp_path / "samples.npz", dogs.images, np.full(5, 7))  # labels say nothing where there are no classes
     status, (measured,) = judged("--dataset afhq --data_class dog", "samples.npz", animals)
     assert status == 0 and "rotations of dog" in measured["results"][0]["features"]

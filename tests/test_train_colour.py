@@ -198,7 +198,7 @@ def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, 
 def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
     model = checkpoint.load_model(tmp_path / "log" / "model_step1.pt", torch.device("cpu"))
-    dogs = datasets.load("afhq", data_dir, False, n_classes=None, im_height=16, im_channels=3).only("dog")
+    dogs = datasets.load("afhq", data_dir, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
     assert torch.equal(sample.first_test_images(1, data_dir, *model), datasets.to_float(dogs.images[:1]))
     assert (model[0].variance, model[0].clip_x0) == ("posterior", True)  # the sheet's sampler, also in sample.py
     assert afhq(data_dir, tmp_path / "log2", "--data_class cow") == 2
