@@ -36,10 +36,11 @@ MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass thr
 STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
 
-# Arguments that may differ between a run and its continuation: none of them changes what training computes.
+# Arguments that may differ between a run and its continuation: none of them changes what training computes. (The
+# device does, since each kind has random numbers of its own, but a run must be able to go on elsewhere.)
 FREE = set(
     "n_epochs log_dir data_dir n_workers g_weight n_samples show_classes resume save_every animate_every device compile "
-    "train_steps save_and_sample_every fid judge_dir".split()
+    "train_steps save_and_sample_every fid judge_dir load_path".split()
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}

@@ -104,18 +104,17 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the first of CUDA, MPS, CPU that is there. CallError if a device is asked for that is not."""
+    """'auto' is the first of CUDA, MPS, CPU that is there. CallError if a device is asked for that is not.
+
+    The device has its index, without which torch before 2.5 does not tell a GPU's free memory.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CallError(f"--device {name} is not to be had ({reason}); --device auto takes what is there") from None
-    return device
+        raise CallError(f"--device {name} is not to be had ({reason}); --device cpu always is") from None
 
 
 def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:

@@ -23,6 +23,7 @@ import likelihood
 import schedules
 from checks import check_finite
 from inference import for_inference
+from networks import layout_on
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
 
@@ -75,7 +76,7 @@ class DDPM(nn.Module):
         self.variance = variance
         self.clip_x0 = clip_x0
         self.amp_dtype = amp_dtype
-        self.to(device)
+        self.to(device, memory_format=layout_on(device))
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, STEP, VALIDATION, PICTURES, EXPORT = range(5)  # separate streams of random numbers
+ORDER, STEP, VALIDATION, PICTURES, EXPORT, DROPOUT = range(6)  # separate streams of random numbers
 
 
 def seed_for(seed: int, stream: int, index: int = 0) -> int:

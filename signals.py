@@ -14,7 +14,8 @@ class Stop:
 
     The handler only sets that number: more, in the middle of whatever it interrupts, could do harm. The run looks at
     it between steps. Cluster managers announce the end of a job by SIGTERM, some by USR1 or USR2, and may do so several
-    times; only a second Ctrl-C, which a person meant, acts at once, as if nobody listened.
+    times: the first says why the run ends (SLURM's SIGTERM after a USR1 is still the end of the time). Only a second
+    Ctrl-C, which a person meant, acts at once, as if nobody listened.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -28,7 +29,7 @@ class Stop:
         return self
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+        self.number = self.number or number
         if number == signal.SIGINT:
             signal.signal(number, self.before[number])
 

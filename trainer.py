@@ -24,7 +24,7 @@ from ddpm import DDPM
 from log_folder import LogFolder
 from moving_average import MovingAverage
 from report import write_report
-from seeds import ORDER, PICTURES, STEP, seed_for
+from seeds import DROPOUT, ORDER, PICTURES, STEP, seed_for
 from signals import Stop
 from tally import Tally
 from utils import format_duration, plot_loss, write_csv
@@ -32,6 +32,8 @@ from validation import VALIDATION_IMAGES, validation_loss
 
 WATCHED = 10  # seconds: an epoch that takes longer also refreshes loss curve and report
 ROWS_PER_PICTURE = 10  # of metrics.csv, where a run is counted in steps
+SAVE_EVERY = 30  # seconds between checkpoints there: on a GPU rows may follow each other as fast as a disk writes
+FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)  # before, it refused some strides
 LOOK_EVERY = 10  # steps between looks at the losses: each look makes a GPU wait
 
 
@@ -80,7 +82,7 @@ class Trainer:
 
         keep_large_buffers()
         # On a GPU one kernel for all weights; on a CPU Adam is a hundredth of the step whichever way.
-        self.adam = {"lr": args.l_rate, "fused": True if self.device.type == "cuda" else None}
+        self.adam = {"lr": args.l_rate, "fused": True if self.device.type == "cuda" and FUSED_ADAM else None}
         self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), **self.adam)
         self.average = MovingAverage(ddpm, args.ema) if args.ema else None
         self.averaged = self.average.ddpm if self.average else ddpm
@@ -89,7 +91,7 @@ class Trainer:
         self.stop = Stop()
 
         self.step = 0  # training steps completed: all that is needed to know which comes next
-        self.saved_step = 0  # the step of the checkpoint on the disk
+        self.saved_step, self.saved_at = 0, time.monotonic()  # of the checkpoint on the disk
         self.history: list[dict[str, Any]] = []  # a row for each epoch (or row_steps) completed
         self.started, self.first_step = time.time(), 0  # of this process
         self.order: torch.Tensor | None = None  # of the images in this epoch
@@ -106,7 +108,7 @@ class Trainer:
             try:
                 while self.step < self.last_step:
                     self.train_step()
-                    if self.step % self.row_steps == 0 or self.step == self.last_step:
+                    if self.row_due():
                         self.end_row()
                     if self.pictures_due() and not self.stop.number:
                         self.make_pictures()
@@ -127,6 +129,7 @@ class Trainer:
         began = time.perf_counter()
         self.ddpm.train()
         self.generator.manual_seed(seed_for(self.args.seed, STEP, self.step))
+        torch.manual_seed(seed_for(self.args.seed, DROPOUT, self.step))  # dropout takes no generator
         flip = None
         if self.args.flip == "on":
             flip = torch.rand(self.batch_size, device=self.device, generator=self.generator) < 0.5
@@ -143,7 +146,7 @@ class Trainer:
 
         self.step += 1
         self.tally.add(t, losses)
-        if self.step % LOOK_EVERY == 0 or self.step % self.row_steps == 0 or self.step == self.last_step:
+        if self.step % LOOK_EVERY == 0 or self.row_due():
             self.look_at_losses()
         self.tally.seconds += time.perf_counter() - began
 
@@ -179,7 +182,7 @@ class Trainer:
         )
 
     def end_row(self) -> None:
-        """Validation where it is due, a row of metrics, a checkpoint."""
+        """A row of metrics; where pictures follow, and after every epoch, with validation and a checkpoint."""
         began = time.perf_counter()
         steps = self.step - (self.history[-1]["step"] if self.history else 0)
         due = self.unit == "epoch" or self.pictures_due()
@@ -196,7 +199,8 @@ class Trainer:
         }
         self.history.append(row)
         self.tally = Tally(self.ddpm.n_timesteps)
-        self.save_checkpoint()
+        if due or time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save_checkpoint()
         write_csv(self.log_dir / "metrics.csv", self.history)
         self.say(
             f"{self.mark(of_all=True)}  train loss {row['train_loss']:.4f}  "
@@ -256,6 +260,10 @@ class Trainer:
         self.folder.write_config(self.config(), resumed_at=self.step)
         if self.history:
             write_csv(self.log_dir / "metrics.csv", self.history)
+        if content.get("arithmetic", self.arithmetic()) != self.arithmetic():
+            adjusted.append(
+                f"{self.arithmetic()} instead of {content['arithmetic']!s:.60}, so not the same bits any more"
+            )
         for line in adjusted:
             self.say(f"from step {self.step} on: {line}")
 
@@ -276,7 +284,7 @@ class Trainer:
             **environment(self.device),
             "arguments": plain_arguments(self.args),
             "defaults": self.defaults,
-            "precision": "bf16 autocast" if self.ddpm.amp_dtype else "float32",
+            "precision": self.precision(),
             "seed": self.args.seed,
             "dataset": {
                 "name": self.train_set.name,
@@ -304,6 +312,7 @@ class Trainer:
                 "arguments": plain_arguments(self.args),
                 "class_names": list(self.train_set.class_names) if self.classes else [],
                 "train_images": len(self.train_set),
+                "arithmetic": self.arithmetic(),
                 "model": self.ddpm.nn_model.state_dict(),
                 "average": self.averaged.nn_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -313,7 +322,14 @@ class Trainer:
                 **self.tally.state(),
             },
         )
-        self.saved_step = self.step
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def precision(self) -> str:
+        return "bf16 autocast" if self.ddpm.amp_dtype else "float32"
+
+    def arithmetic(self) -> str:
+        """What a run has to keep to remain the same to the bit (on a GPU there are kernels that vary besides)."""
+        return f"{self.precision()} on {self.device.type}"
 
     def mark(self, of_all: bool = False) -> str:
         """Where the run stands, in words: 'epoch 3', or 'epoch 3/20'."""
@@ -326,6 +342,9 @@ class Trainer:
 
     def model_path(self) -> Path:
         return self.log_dir / f"model_{self.tail()}.pt"
+
+    def row_due(self) -> bool:
+        return self.step % self.row_steps == 0 or self.pictures_due()
 
     def pictures_due(self) -> bool:
         return self.step > 0 and (self.step % self.picture_steps == 0 or self.step == self.last_step)
@@ -376,9 +395,13 @@ class Trainer:
             y, c = self.batch(self.train_set, torch.arange(self.batch_size))
             self.training_losses = compiled_losses(self.ddpm, y, c, self.say)
 
-    def sampling_progress(self, what: str, t: int) -> None:
+    def heed_signals(self) -> None:
+        """While pictures are made: the checkpoint of this moment stands, and resuming makes them."""
         if self.stop.number:
-            self.leave()  # the checkpoint of this epoch stands; resuming makes its pictures
+            self.leave()
+
+    def sampling_progress(self, what: str, t: int) -> None:
+        self.heed_signals()
         if t % 10 == 0:
             self.progress(f"pictures, {what}: t = {t}")
 

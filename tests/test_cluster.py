@@ -20,8 +20,11 @@ def test_job_is_queued_again_only_after_its_time_limit(tmp_path, status, queued)
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod((tmp_path / name).stat().st_mode | stat.S_IXUSR)
-    environment = dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="7")
+    environment = dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="4")
     end = subprocess.run(["bash", str(SCRIPT), "--n_epochs", "3"], cwd=tmp_path, env=environment)
     assert end.returncode == status
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls == ["srun python train_mnist.py --resume --n_epochs 3"] + ["scontrol requeue 7"] * queued
+    assert (
+        calls
+        == ["srun --cpus-per-task=4 python train_mnist.py --resume --n_epochs 3"] + ["scontrol requeue 7"] * queued
+    )

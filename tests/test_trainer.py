@@ -22,7 +22,7 @@ import trainer
 from cli import pick_amp
 from datasets import ImageSet, load
 from figures import real_rows
-from seeds import EXPORT, PICTURES, seed_for
+from seeds import DROPOUT, PICTURES, seed_for
 from signals import Stop
 from utils import plot_image
 
@@ -138,6 +138,39 @@ def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_p
     assert train(tmp_path / "log", "--resume") == 0
     assert_same_training(whole_run, tmp_path / "log")
     assert (tmp_path / "log" / "model_epoch2.pt").exists()
+
+
+def test_a_resumed_run_with_dropout_is_the_uninterrupted_run(train, signal_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "draw_applications", lambda *_: None)  # slow, and not asked about
+    more = "--network unet --n_features 8 --dim_mults 1 2 --dropout 0.3 --n_epochs 1"
+    assert train(tmp_path / "whole", more) == 0
+    signal_at(2, signal.SIGUSR1)
+    assert train(tmp_path / "log", more) == 128 + signal.SIGUSR1
+    monkeypatch.undo()
+    monkeypatch.setattr(figures, "draw_applications", lambda *_: None)
+    torch.manual_seed(99)  # as another process would stand elsewhere
+    assert train(tmp_path / "log", f"{more} --resume") == 0
+    assert_same_training(tmp_path / "whole", tmp_path / "log")
+
+
+def test_the_first_signal_is_the_reason():
+    """SLURM announces the end of the time by USR1, and sends SIGTERM when it is there."""
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.number == signal.SIGUSR1
+
+
+def test_other_arithmetic_is_told(train, tmp_path, capsys):
+    assert train(tmp_path / "log", "--n_epochs 1 --amp off") == 0
+    content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
+    assert content["arithmetic"] == "float32 on cpu"
+    for before in ("float32 on cpu", "bf16 autocast on cuda"):
+        checkpoint.save(tmp_path / "log" / "checkpoint.pt", {**content, "arithmetic": before})
+        capsys.readouterr()
+        assert train(tmp_path / "log", "--n_epochs 1 --amp off --resume") == 0
+        said = f"from step {STEPS} on: float32 on cpu instead of bf16 autocast on cuda" in capsys.readouterr().out
+        assert said == (before != "float32 on cpu")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
@@ -326,8 +359,8 @@ def test_the_seed_decides(train, tmp_path):
 
 
 def test_seeds_of_streams_and_steps_differ():
-    seeds = {seed_for(seed, stream, i) for seed in range(3) for stream in range(EXPORT + 1) for i in range(1000)}
-    assert len(seeds) == 3 * 5 * 1000
+    seeds = {seed_for(seed, stream, i) for seed in range(3) for stream in range(DROPOUT + 1) for i in range(1000)}
+    assert len(seeds) == 3 * 6 * 1000
 
 
 # ------------------------------------------------------------ figures of training
