@@ -10,7 +10,7 @@ import torch
 
 from cli import command_line, device_name
 from figures import process_figures
-from measurements import Record, read_list
+from measurements import Record, read_list, reverse_steps
 from reference import Reference, draw_samples
 from utils import new_figure, plain_axes, plot_animation, plot_image, write_figure
 
@@ -22,7 +22,7 @@ N_PROCESS = 8  # images in the figures of the forward and the backward process
 
 
 def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
-    """samples_step{S}.png, the model, forward_process.png and backward_process.png; at the end a GIF of the samples.
+    """samples_step{S}.png, forward_process.png, backward_process.png and the model; at the end a GIF of the samples.
     With a reference also a row of metrics.json and fid.png.
 
     The noise is that of the run's seed at every moment: differences between pictures are differences of models.
@@ -36,19 +36,25 @@ def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
     if final:
         plot_animation(run.log_dir / f"animation_{run.tail()}.gif", y_steps, run.averaged.recorded_times(),
                        math.ceil(math.sqrt(len(y_0))))  # fmt: skip
-    run.save_model()
-
     images, _ = run.train_set.batch(run.order_of_epoch(0)[:N_PROCESS])  # the first of the first training batch
     process_figures(run.log_dir, run.averaged, images, seed, progress=progress("processes"))
     if reference is not None:
         measure(run, reference)
+    run.save_model()  # last: a run that was stopped before makes all of these again
 
 
 def measure(run: Trainer, reference: Reference) -> None:
     """Compare samples with the training images, add that to metrics.json, and plot all that stands there as fid.png."""
-    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, run.seed_for_pictures())
+    seed = run.seed_for_pictures()
+    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, seed, watch=lambda t: run.heed_signals())
     file = run.log_dir / "metrics.json"
-    about = {"command": command_line(), "device": device_name(run.device), "model": run.model_path().name}
+    about = {
+        "command": command_line(),
+        "device": device_name(run.device),
+        "model": run.model_path().name,
+        "weights": "moving average" if run.average else "raw",
+        "sampler": f"ddpm, {run.ddpm.n_timesteps} steps, seed {run.args.seed}, {reverse_steps(run.ddpm)}",
+    }
     record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
     measured = reference.compare("samples", images, None, step=run.step)
     record.add(measured)

@@ -33,7 +33,7 @@ from data_error import DataError
 from image_folder import load_folder
 from points import Chequerboard, TwoGaussians
 from rendered_digits import load_rendered, render_digits
-from torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST, load_cifar, load_mnist
+from torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST, load_cifar, load_mnist, lossy_copies
 
 __all__ = [
     "Chequerboard",
@@ -85,7 +85,8 @@ class ImageSet:
     """Labelled images in memory.
 
     images: uint8 [N, C, H, W]; labels: int64 [N], values 0..n_classes - 1; class_names: one per class;
-    name: what `load` was asked for; device: where `batch` puts its result.
+    name: what `load` was asked for; device: where `batch` puts its result; lossy: are these JPEG copies of images that
+    were published without loss?
     """
 
     images: Tensor
@@ -93,6 +94,7 @@ class ImageSet:
     class_names: list[str]
     name: str
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    lossy: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -188,7 +190,8 @@ def load(
         images = _resize(images, im_height)
     if images.shape[1] < im_channels:
         images = images.repeat(1, im_channels, 1, 1)
-    return ImageSet(images, labels, class_names, name)
+    lossy = name in CIFAR and lossy_copies(CIFAR[name], request.data_dir)
+    return ImageSet(images, labels, class_names, name, lossy=lossy)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -226,4 +229,5 @@ SOURCES: dict[str, Callable[[Request], tuple[Tensor, Tensor, list[str]]]] = {
     "afhq": lambda request: load_folder(request.data_dir / "afhq", request.train, request.im_height, request.n_workers),
     "folder": lambda request: load_folder(request.data_dir, request.train, request.im_height, request.n_workers),
 }
+CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 GREY = ("mnist", "fashion_mnist", "rendered")  # of one channel, unless `load` is asked to repeat it; the others: colour

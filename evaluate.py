@@ -45,7 +45,7 @@ from figures import bits_figure
 from inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE, mask_named
 from judging import accuracy_of, judge_name, tells_rotations, trusted_judge
 from log_folder import free_names
-from measurements import Record, read_list
+from measurements import Record, read_list, reverse_steps
 from npz_images import read_npz
 from quality import NEIGHBOURS
 from reference import AT_ONCE, Reference, draw_samples
@@ -157,13 +157,13 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         with values_from_call():
             ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
-    step = f", variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"  # completions have steps of their own
     train_set, test_set = real_images(*checkpoint.data_of(ddpm, content), args.data_dir, device)
     about = {
         **about,
         "epoch": content["epoch"],
         "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
-        "sampler": f"ddpm, {steps}, seed {args.seed}" + ("" if args.inpaint else step),
+        # Completions have steps of their own.
+        "sampler": f"ddpm, {steps}, seed {args.seed}" + ("" if args.inpaint else f", {reverse_steps(ddpm)}"),
     }
     if args.bits_per_dim:
         measure_bits(ddpm, n_classes, test_set, args, about)

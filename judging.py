@@ -13,8 +13,9 @@ its features describe images too.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -25,9 +26,10 @@ import checkpoint
 from cli import CallError, Progress, RunError, pick_amp
 from datasets import ImageSet, to_float, to_uint8
 from inference import for_inference
+from networks import layout_on
 from networks.judge import Judge, PhotographJudge
 
-AT_ONCE = 500  # images that are judged together
+AT_ONCE = 500  # images of 32 x 32 pixels that are judged together, and fewer larger ones
 
 
 class Recipe(NamedTuple):
@@ -52,7 +54,7 @@ def _sgd(parameters, **settings) -> torch.optim.Optimizer:
 
 DIGITS = Recipe(Judge, 32, 4, 128, torch.optim.Adam, 4e-3, 1e-5, 0.05, flips=False)
 CLOTHES = DIGITS._replace(flips=True)
-PHOTOGRAPHS = Recipe(PhotographJudge, 64, 10, 128, _sgd, 0.1, 1.2e-3, 0.1, flips=True, crop=16, whiten=True)
+PHOTOGRAPHS = Recipe(PhotographJudge, 64, 16, 128, _sgd, 0.1, 1.2e-3, 0.1, flips=True, crop=16, whiten=True)
 
 
 def recipe_for(image_set: ImageSet) -> Recipe:
@@ -72,11 +74,25 @@ def judge_name(train_set: ImageSet) -> str:
 
 
 def features_name(judge: nn.Module, train_set: ImageSet) -> str:
-    """What the features are, for a table: figures of different features do not compare."""
+    """What the features are, for a table: figures of different features do not compare. It ends in a number by which one
+    can tell judges apart that were trained differently."""
     told, width = f"{train_set.n_classes} classes", list(judge.modules())[-1].in_features
     if tells_rotations(train_set):
         told = f"the rotations of {' '.join(train_set.class_names) or 'images'}"
-    return f"{width} features of a {type(judge).__name__} that tells {told} ({train_set.name})"
+    return f"{width} features of a {type(judge).__name__} that tells {told} ({train_set.name}), no. {_hash(judge.state_dict().values())[:8]}"
+
+
+def trained_on(train_set: ImageSet) -> str:
+    """What decides a judge: the recipe and the images."""
+    recipe = " ".join(getattr(value, "__name__", str(value)) for value in recipe_for(train_set))
+    return f"{recipe}, images {_hash([train_set.images, train_set.labels])}"
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    hashed = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        hashed.update(tensor.cpu().reshape(-1).numpy())
+    return hashed.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -90,7 +106,8 @@ def new_judge(train_set: ImageSet, recipe: Recipe) -> nn.Module:
             f"a judge needs images of {recipe.network.least} pixels or more each way, not {height} x {width}"
         )
     n_classes = 4 if tells_rotations(train_set) else train_set.n_classes
-    judge = recipe.network(train_set.images.shape[1], n_classes, recipe.n_features).to(train_set.device)
+    judge = recipe.network(train_set.images.shape[1], n_classes, recipe.n_features)
+    judge.to(train_set.device, memory_format=layout_on(train_set.device))
     judge.mirrors = recipe.flips and not tells_rotations(train_set)  # a mirrored quarter turn is another quarter turn
     return judge
 
@@ -142,7 +159,8 @@ def begin_with_principal_components(conv: nn.Conv2d, y: Tensor) -> None:
     pixels (K. Jordan, arXiv:2404.00498, section 3.2). y: [N, C, H, W], the layer's input. Further filters stay random.
     """
     patches = F.unfold(y, conv.kernel_size).transpose(0, 1).flatten(1)  # [C kh kw, N * places]
-    directions = torch.linalg.eigh(torch.cov(patches)).eigenvectors.T.flip(0)  # rows, greatest variance first
+    covariance = torch.cov(patches).cpu()  # Apple GPUs know no eigenvectors
+    directions = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)  # rows, greatest variance first
     filters = torch.cat([directions, -directions])[: conv.out_channels]  # the ReLU keeps one side: so both signs
     conv.weight[: len(filters)] = filters.view(-1, *conv.weight.shape[1:])
 
@@ -209,7 +227,7 @@ def rotated(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def classify(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tensor:
+def classify(judge: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
     """The class that the judge sees in each image, int64 [N], on its device. images, batch: as in `features_of`.
 
     A judge whose images may be mirrored is asked about the mirror images too, and answers by the mean.
@@ -232,21 +250,25 @@ def accuracy_of(judge: nn.Module, image_set: ImageSet) -> float:
 
 
 def trusted_judge(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[nn.Module, float]:
-    """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images."""
+    """The judge of `file`, trained and written there if there is none yet, and its accuracy on the test images.
+
+    RunError if the file holds another's.
+    """
     if file.exists():
+        content = checkpoint.load(file, "model")
+        if content.get("trained_on") != trained_on(train_set):
+            raise RunError(f"{file} was trained on other images, or by the recipe of another version: delete the file, "
+                           "and the judge is trained anew, or take another --judge_dir")  # fmt: skip
         judge = new_judge(train_set, recipe_for(train_set)).eval()
-        try:
-            checkpoint.load_weights(judge, checkpoint.load(file, "model")["model"], file)
-        except RunError as error:  # such as a judge of an earlier version
-            raise RunError(f"{error}; delete the file, and the judge is trained anew") from None
+        checkpoint.load_weights(judge, content["model"], file)
     else:
         judge = train_judge(train_set)
-        checkpoint.save(file, {"model": judge.state_dict()})
+        checkpoint.save(file, {"model": judge.state_dict(), "trained_on": trained_on(train_set)})
     return judge, accuracy_of(judge, test_set)
 
 
 @torch.inference_mode()
-def features_of(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tensor:
+def features_of(judge: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
     """What the judge computes of images just before its last layer: float32 [N, D], on the CPU.
 
     images: [N, C, H, W] on any device, uint8 or float in [-1, 1]. Floats are rounded to the 256 levels of an image file
@@ -256,9 +278,10 @@ def features_of(judge: nn.Module, images: Tensor, batch: int = AT_ONCE) -> Tenso
     return torch.cat([fast.features(y).cpu() for y in _as_in_files(judge, images, batch)])
 
 
-def _as_in_files(judge: nn.Module, images: Tensor, batch: int) -> Iterator[Tensor]:
+def _as_in_files(judge: nn.Module, images: Tensor, batch: int | None) -> Iterator[Tensor]:
     """Batches of the images, float in [-1, 1] on the judge's device, as they would be read from an image file."""
     device = next(judge.parameters()).device
+    batch = batch or max(1, min(AT_ONCE, AT_ONCE * 32**2 // images[0, 0].numel()))
     for part in images.split(batch):
         part = part.to(device)
         yield to_float(part if part.dtype == torch.uint8 else to_uint8(part))

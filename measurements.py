@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli import CallError
 from utils import write_json
+
+if TYPE_CHECKING:
+    from ddpm import DDPM
 
 
 class Record:
@@ -35,6 +38,11 @@ class Record:
         same = all(entry.get(key) == self.entry.get(key) for key in ("model", "measured"))
         before = [row for row in entry.get("results") or [] if isinstance(row, dict)]
         return same and any(row.get("step") == result["step"] for row in before)
+
+
+def reverse_steps(ddpm: DDPM) -> str:
+    """How it takes reverse steps, for a table."""
+    return f"variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"
 
 
 def read_list(file: Path) -> list:

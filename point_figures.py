@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cli import command_line, device_name
 from ddpm import DDPM
 from figures import both_processes
-from measurements import Record
+from measurements import Record, reverse_steps
 from points import Chequerboard, TwoGaussians, energy_distance
 from utils import new_figure, write_figure
 
@@ -81,9 +81,8 @@ def write_measured(
     measured, of_data: what `measure` says of either.
     """
     model = os.path.relpath(run.model_path(), log_dir)
-    how = f"variance {run.ddpm.variance}, clip_x0 {run.ddpm.clip_x0}"
     about = {"command": command_line(), "device": device_name(run.device), "model": model}
-    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
+    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=reverse_steps(run.ddpm))
     record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
     if of_data is not None:
         record.add({"points": "the data themselves", "step": run.step, **of_data})

@@ -127,10 +127,12 @@ def compare(
     """All three numbers, with what one has to know to compare them: a dict that can be written as JSON.
 
     real [N, D] and fake [M, D]: features. features: of which network they are; reference: which images `real` are.
-    most: precision and recall take the first so many of each kind, and equally many, because their cost is N x M.
+    most: precision and recall take so many of each kind at random, and equally many, because their cost is N x M.
     """
     n = min(len(real), len(fake), most)
-    precision, recall = precision_recall(real[:n], fake[:n], k)
+    generator = torch.Generator().manual_seed(0)
+    some = [points[torch.randperm(len(points), generator=generator)[:n]] for points in (real, fake)]
+    precision, recall = precision_recall(*some, k)
     return {
         "features": features,
         "reference": reference,

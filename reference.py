@@ -27,6 +27,9 @@ class Reference:
 
     def __init__(self, train_set: ImageSet, test_set: ImageSet, judge_dir: Path, weights_dir: Path | None):
         self.train_set, self.name = train_set, f"{train_set.name}, training images"
+        if train_set.lossy:
+            self.name += " (JPEG copies: no figure compares with published ones)"
+            print(f"{train_set.name} is read from JPEG files: no figure compares with published ones", flush=True)
         self.fid = self._fid(weights_dir)  # first: what is missing should be told before the long work
         self.judge, self.judge_accuracy = trusted_judge(judge_dir / judge_name(train_set), train_set, test_set)
         told = "rotations" if tells_rotations(train_set) else "classes"
@@ -61,18 +64,24 @@ class Reference:
         return measured
 
 
-def draw_samples(ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int) -> tuple[Tensor, Tensor | None]:
+def draw_samples(
+    ddpm: DDPM, n_classes: int, n_samples: int, w: float, seed: int, watch: Callable[[int], None] = lambda t: None
+) -> tuple[Tensor, Tensor | None]:
     """n_samples of each class, or altogether if there are none: uint8 [N, C, H, W] and int64 [N] or None, on the CPU.
 
-    Only these bytes are kept, so that 50,000 samples fit into memory.
+    Only these bytes are kept, so that 50,000 samples fit into memory. watch: called with t after each step of a batch.
     """
     generator = torch.Generator(ddpm.device).manual_seed(seed)
     n_columns, parts = max(1, n_classes), []
     with Progress(n_samples * n_columns, "samples") as progress:
         for rows in torch.ones(n_samples).split(max(1, AT_ONCE // n_columns)):
             n = len(rows)
-            advance = lambda t, n=n: progress.advance(n * n_columns / ddpm.n_timesteps)  # noqa: E731
-            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=advance)
+
+            def after_step(t: int, n: int = n) -> None:
+                progress.advance(n * n_columns / ddpm.n_timesteps)
+                watch(t)
+
+            y, _ = ddpm.sample(n, None, n_classes, w, generator=generator, record=False, progress=after_step)
             parts.append(to_uint8(y).cpu())
     return torch.cat(parts), torch.arange(n_classes).repeat(n_samples) if n_classes else None
 

@@ -132,6 +132,12 @@ def _advice(raw: Path) -> str:
 # ---- CIFAR -----------------------------------------------------------------------------------------------------------
 
 
+def lossy_copies(source: type[CIFAR10], data_dir: Path) -> bool:
+    """Does `load_cifar` read JPEG files, and so no longer quite the published images?"""
+    files = (data_dir / source.__name__.lower() / "train").glob("*/*")
+    return not (data_dir / source.base_folder).is_dir() and any(f.suffix.lower() in (".jpg", ".jpeg") for f in files)
+
+
 def load_cifar(
     source: type[CIFAR10], data_dir: Path, train: bool, im_height: int, n_workers: int
 ) -> tuple[Tensor, Tensor, list[str]]:

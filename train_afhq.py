@@ -44,6 +44,7 @@ EXPECTED = (
 
 
 def parser() -> argparse.ArgumentParser:
+    """The exercise's names, and beside them those of the other scripts, which messages of the suite use."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument_group("the exercise's arguments").add_argument
     add("--batch_size", type=whole(1), default=32, help="images per training step")
@@ -56,9 +57,29 @@ def parser() -> argparse.ArgumentParser:
         help="model and pictures every S steps, and at the end",
     )
     add("--data_class", default="cat", help="which animal: the name of a folder")
-    add("--image_size", type=whole(8), default=32, dest="im_height", help="height and width of the images")
-    add("--time_steps", type=whole(1), default=50, dest="n_timesteps", help="T, the number of diffusion steps")
-    add("--unet_dim", type=whole(8), default=16, help="width of the network's first level, a multiple of 8")
+    add(
+        "--image_size",
+        "--im_height",
+        type=whole(8),
+        default=32,
+        dest="im_height",
+        help="height and width of the images",
+    )
+    add(
+        "--time_steps",
+        "--n_timesteps",
+        type=whole(1),
+        default=50,
+        dest="n_timesteps",
+        help="T, the number of diffusion steps",
+    )
+    add(
+        "--unet_dim",
+        "--n_features",
+        type=whole(8),
+        default=16,
+        help="width of the network's first level, a multiple of 8",
+    )
     add(
         "--unet_dim_mults",
         type=whole(1),
@@ -67,18 +88,27 @@ def parser() -> argparse.ArgumentParser:
         metavar="M",
         help="width of each level as a multiple",
     )
-    add("--learning_rate", type=number(0, 1e30, open_ends=True), default=1e-3, dest="l_rate", help="of Adam, constant")
+    add(
+        "--learning_rate",
+        "--l_rate",
+        type=number(0, 1e30, open_ends=True),
+        default=1e-3,
+        dest="l_rate",
+        help="of Adam, constant",
+    )
     add(
         "--save_folder",
+        "--log_dir",
         type=Path,
         default=Path("./log/log_afhq"),
         dest="log_dir",
         help="folder of everything that the run writes",
     )
     add("--load_path", type=Path, default=None, help="a model file of this script: begin with its weights")
-    add("--data_path", type=Path, default=Path("./data"), dest="data_dir", help="folder of the data sets")
+    add("--data_path", "--data_dir", type=Path, default=Path("./data"), dest="data_dir", help="folder of the data sets")
     add(
         "--dataloader_workers",
+        "--n_workers",
         type=whole(0),
         default=0,
         dest="n_workers",
@@ -107,7 +137,7 @@ def main() -> None:
     spec = {"network": "unet", "network_arguments": unet, "ddpm": ddpm_arguments}
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
-    if args.load_path:
+    if args.load_path and not (args.resume and (args.log_dir / "checkpoint.pt").exists()):
         before, content = checkpoint.load_model(args.load_path, device)
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 

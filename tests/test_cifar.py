@@ -104,6 +104,13 @@ def test_both_forms_give_the_same_images(tmp_path, monkeypatch, no_network, im_h
         assert far.amin(1).max() <= (0 if im_height == 32 else 1)
         assert len(set(partner.tolist())) == len(a) and torch.equal(a.labels, b.labels[partner])
         assert not torch.equal(partner, torch.arange(len(a)))  # only the order differs
+        assert not a.lossy and not b.lossy
+    file = next((tmp_path / "cifar10" / "train").glob("*/*.png"))
+    file.rename(file.with_suffix(".jpg"))
+    assert (
+        not load("cifar10", tmp_path / "batches", True, **COLOUR).lossy
+        and load("cifar10", tmp_path, True, **COLOUR).lossy
+    )
     assert no_network == []
 
 

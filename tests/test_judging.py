@@ -9,7 +9,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import checkpoint
 import judging
 from cli import CallError, RunError
 from datasets import ImageSet, render_digits, to_float
@@ -256,8 +255,11 @@ def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
     again, same = trusted_judge(file, train_set, test_set)
     assert accuracy == same and not again.training
     assert torch.equal(features_of(judge, test_set.images), features_of(again, test_set.images))
-    checkpoint.save(file, {"model": Judge().state_dict()})
-    with pytest.raises(RunError, match="do not fit.*delete the file"):
+    for other in (coloured(64, n_classes, seed=2), coloured(63, n_classes)):
+        with pytest.raises(RunError, match="other images.*delete the file"):
+            trusted_judge(file, other, test_set)
+    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=2))
+    with pytest.raises(RunError, match="recipe of another version"):
         trusted_judge(file, train_set, test_set)
 
 
@@ -299,9 +301,20 @@ def test_judges_have_files_of_their_own():
 
 
 def test_features_have_a_name():
-    assert judging.features_name(PhotographJudge(3, 3, 8), coloured(3)) == (
-        "32 features of a PhotographJudge that tells 3 classes (folder)"
-    )
-    assert judging.features_name(PhotographJudge(3, 4, 8), coloured(3, n_classes=1)) == (
-        "32 features of a PhotographJudge that tells the rotations of class 0 (folder)"
-    )
+    judge, other = PhotographJudge(3, 3, 8), PhotographJudge(3, 3, 8)
+    name, number = judging.features_name(judge, coloured(3)).split(", no. ")
+    assert name == "32 features of a PhotographJudge that tells 3 classes (folder)"
+    assert len(number) == 8 and not judging.features_name(other, coloured(3)).endswith(number)  # other weights
+    other.load_state_dict(judge.state_dict())
+    assert judging.features_name(other, coloured(3)).endswith(number)
+    name = judging.features_name(PhotographJudge(3, 4, 8), coloured(3, n_classes=1))
+    assert name.startswith("32 features of a PhotographJudge that tells the rotations of class 0 (folder), no. ")
+
+
+def test_large_images_are_judged_in_smaller_batches(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(judging, "to_float", lambda y: sizes.append(len(y)) or to_float(y))
+    judge = PhotographJudge(3, 3, 8).eval()
+    for height in (16, 32, 320):
+        features_of(judge, torch.zeros(7 if height > 32 else 501, 3, height, height, dtype=torch.uint8))
+    assert sizes == [500, 1, 500, 1, 5, 2]

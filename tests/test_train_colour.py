@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ import sample
 import train_afhq
 import train_cifar10
 import train_cifar100
+import trainer
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TINY_CIFAR = "--n_features 8 --n_timesteps 6 --batch_size 8 --n_samples 1 --g_weight 1 --n_epochs 2 --save_every 1"
@@ -195,6 +198,39 @@ def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, 
     assert afhq(data_dir, tmp_path / "other", "--load_path nowhere.pt") == 1
 
 
+def test_afhq_goes_on_after_it_began_with_the_weights_of_its_own_folder(data_dir, animal_run, tmp_path):
+    """The folder that held the file was moved aside by then."""
+    shutil.copytree(animal_run, tmp_path / "log")
+    more = f"--save_and_sample_every 2 --load_path {tmp_path / 'log' / 'model_step7.pt'}"
+    assert afhq(data_dir, tmp_path / "log", f"--train_steps 2 {more}") == 0
+    assert not (tmp_path / "log" / "model_step7.pt").exists()
+    assert afhq(data_dir, tmp_path / "log", f"--train_steps 3 {more} --resume") == 0
+    assert weights(tmp_path / "log" / "checkpoint.pt")[0] == 3
+    assert afhq(data_dir, tmp_path / "log", f"--train_steps 3 {more}") == 1  # begun anew: there is no such file now
+
+
+def test_afhq_knows_the_names_of_the_other_scripts_too(data_dir, tmp_path):
+    """Messages of the suite advise these, such as a smaller --l_rate."""
+    args = train_afhq.parser().parse_args("--l_rate 1 --n_timesteps 2 --n_features 8 --log_dir a --data_dir b".split())
+    assert (args.l_rate, args.n_timesteps, args.unet_dim, args.log_dir.name, args.data_dir.name) == (1, 2, 8, "a", "b")
+
+
+def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
+    """Pictures every 25 steps, rows every second one; a checkpoint only with pictures, unless one takes long."""
+    monkeypatch.setattr(animal_figures, "process_figures", lambda *_, **__: None)
+    saved, save = [], trainer.Trainer.save_checkpoint
+    monkeypatch.setattr(trainer.Trainer, "save_checkpoint", lambda self: saved.append(self.step) or save(self))
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 1e9)
+    assert afhq(data_dir, tmp_path / "log", "--train_steps 27 --save_and_sample_every 25") == 0
+    rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
+    assert [int(row["step"]) for row in rows] == [*range(2, 25, 2), 25, 26, 27]
+    assert [int(row["step"]) for row in rows if row["val_loss"]] == saved == [25, 27]
+    saved.clear()
+    monkeypatch.setattr(trainer, "SAVE_EVERY", -1)
+    assert afhq(data_dir, tmp_path / "log", "--train_steps 5 --save_and_sample_every 25") == 0
+    assert saved == [2, 4, 5]
+
+
 def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
     model = checkpoint.load_model(tmp_path / "log" / "model_step1.pt", torch.device("cpu"))
@@ -223,12 +259,38 @@ def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, 
     assert "fid.png" in page and "rotations of cat" in page
 
 
+def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(animal_figures, "N_MEASURED", 8)
+    monkeypatch.setitem(sys.modules, "cleanfid", None)
+    more = f"{STEPS} --fid --judge_dir {tmp_path}"
+    with monkeypatch.context() as patch:
+        draw = animal_figures.draw_samples
+
+        def draw_and_be_stopped(*arguments, watch):
+            def watched(t):
+                signal.raise_signal(signal.SIGTERM)
+                watch(t)
+
+            return draw(*arguments, watch=watched)
+
+        patch.setattr(animal_figures, "draw_samples", draw_and_be_stopped)
+        assert afhq(data_dir, tmp_path / "log", more) == 128 + signal.SIGTERM
+    assert weights(tmp_path / "log" / "checkpoint.pt")[0] == 3
+    assert afhq(data_dir, tmp_path / "log", f"{more} --resume") == 0
+    entries = json.loads((tmp_path / "log" / "metrics.json").read_text())
+    assert [row["step"] for entry in entries for row in entry["results"]] == [3, 6, 7]
+    assert entries[0]["weights"] == "moving average"
+    assert entries[0]["sampler"] == "ddpm, 10 steps, seed 0, variance posterior, clip_x0 True"
+
+
 def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(animal_figures, "plot_distances", lambda path, rows: drawn.append(rows))
     monkeypatch.setattr(animal_figures, "draw_samples", lambda *_, **__: (None, None))
     run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=5)
-    run.model_path, run.seed_for_pictures = lambda: tmp_path / "model_step6.pt", lambda: 0
+    run.model_path, run.seed_for_pictures, run.average = lambda: tmp_path / "model_step6.pt", lambda: 0, None
+    run.ddpm = SimpleNamespace(n_timesteps=5, variance="beta", clip_x0=False)
+    run.args = SimpleNamespace(seed=0)
     rows = [{"step": 5, "features": "old"}, {"step": 6, "features": "new"}, {"step": 6, "features": "new", "fid": 2.0}]
     results = iter(rows)
     reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)
