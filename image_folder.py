@@ -14,13 +14,14 @@ Without a test folder, the first 10 % of each class in that order are held out a
 images altogether (and no fewer than one of each class that has two).
 
 The cache is a file <root>/<split>_<size>px.npz, or, where that cannot be written, one below ~/.cache/ddpm_images. It
-holds a fingerprint of the files' names, sizes and times, and is made again when they change.
+holds a fingerprint of the classes and of the files' names, sizes and times, and is made again when they change.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -48,7 +49,10 @@ TEST_FOLDERS = ["test", "val"]
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
 BAD_SHARE = 100  # more than one undecodable file in 100 is no accident
 CHUNK = 64  # files per task: few enough that Ctrl-C need not wait long for the tasks under way
-VERSION = 2  # part of the fingerprint: raise it when decoding or the order changes
+VERSION = 3  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
+# The numbers of an OSError that are the fault of the file: None (Pillow); a link to nowhere, or to itself; a damaged
+# file that points to before its beginning. Others (a permission, a disk or a network that fails) may pass.
+OWN_FAULTS = {None, errno.ENOENT, errno.ELOOP, errno.EINVAL}
 
 
 class ImageFile(NamedTuple):
@@ -58,7 +62,16 @@ class ImageFile(NamedTuple):
     name: str  # "class/file name"
     label: int
     size: int  # bytes
-    time: int  # of the last change, nanoseconds
+    time: int  # of the last change of the content, nanoseconds; tar and `cp -p` set it back
+    changed: int  # of the last change of anything, `time` included, which nobody sets back (Windows: of its creation)
+
+
+class Decoded(NamedTuple):
+    """A split without the files that cannot be decoded: all that the cache holds, but for the fingerprint."""
+
+    images: np.ndarray  # uint8 [N, 3, size, size]
+    labels: np.ndarray  # int64 [N]
+    left_out: np.ndarray  # str [number of files left out], each "class/file name" and why
 
 
 def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -66,23 +79,21 @@ def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple
 
     n_workers: processes that decode; 0 decodes in this one.
     A file that cannot be decoded is named on stderr and left out. Raises DataError if that happens to more than 1 % of
-    the files, and if the folders are not as they should be.
+    the files, if one cannot be read at all, and if the folders are not as they should be.
     """
     folder, class_names, files = list_split(root, train)
     split = "train" if train else "test"
-    fingerprint = _fingerprint(files, size)
+    fingerprint = _fingerprint(class_names, files, size)
     caches = _cache_files(root, f"{split}_{size}px.npz")
-    cached = _read_cache(caches, fingerprint, size)
-    if cached is None:
+    decoded = _read_cache(caches, fingerprint, size)
+    if decoded is None:
         processes = f" with {n_workers} processes" if n_workers else ""
         print(f"decoding {len(files):,} {split} images in {folder}{processes} ...", flush=True)
-        images, labels = _decode_split(folder, files, size, n_workers)
-        _write_cache(caches, images=images, labels=labels, fingerprint=np.array(fingerprint))
-    else:
-        images, labels = cached
-        if len(labels) < len(files):
-            print(f"{folder}: {len(files) - len(labels)} files that cannot be decoded are left out", file=sys.stderr)
-    return torch.from_numpy(images), torch.from_numpy(labels), class_names
+        decoded = _decode_split(folder, files, size, n_workers)
+        _write_cache(caches, fingerprint=np.array(fingerprint), **decoded._asdict())
+    for line in decoded.left_out:
+        print(os.path.join(folder, line), file=sys.stderr, flush=True)
+    return torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), class_names
 
 
 # ---- Which files -----------------------------------------------------------------------------------------------------
@@ -129,10 +140,10 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
         name = f"{class_name}/{entry.name}"
         try:
             stat = entry.stat()
-            size, time = stat.st_size, stat.st_mtime_ns
+            state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except OSError:  # such as a link to nowhere: decoding will fail, and say so
-            size, time = 0, 0
-        files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, size, time))
+            state = 0, 0, 0
+        files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, *state))
     if not files:
         raise DataError(f"{folder / class_name} holds no images ({' '.join(sorted(SUFFIXES))}): add some or remove it")
     return sorted(files)
@@ -142,19 +153,25 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
 
 
 def _decode_files(files: list[str], size: int) -> tuple[np.ndarray, list[str | None]]:
-    """uint8 [n, 3, size, size] of those that can be decoded, and for each file None or why it cannot."""
+    """uint8 [n, 3, size, size] of those that can be decoded, and for each file None or why it cannot.
+
+    What is no fault of the file stops the run: left out, the file would be missing for as long as the cache lasts.
+    """
     images, faults = np.empty((len(files), 3, size, size), np.uint8), []
     for file in files:
         try:
             images[faults.count(None)] = decode(file, size, size)
             faults.append(None)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - Pillow raises of every kind, and the reaction is the same
+            if isinstance(error, OSError) and error.errno not in OWN_FAULTS:
+                raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or remove it") from error
             faults.append(one_line(error))
     return images[: faults.count(None)], faults
 
 
-def _decode_split(folder: Path, files: list[ImageFile], size: int, n_workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, 3, size, size] and labels int64 [N] of the files that can be decoded."""
+def _decode_split(folder: Path, files: list[ImageFile], size: int, n_workers: int) -> Decoded:
     images, faults = np.empty((len(files), 3, size, size), np.uint8), []
     paths = [os.path.join(folder, file.name) for file in files]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
@@ -168,10 +185,9 @@ def _decode_split(folder: Path, files: list[ImageFile], size: int, n_workers: in
     if len(bad) * BAD_SHARE > len(files):
         (name, fault), n_bad = bad[0], f"{len(bad):,} of {len(files):,}"
         raise DataError(f"{n_bad} files in {folder} cannot be decoded, such as {name} ({fault}). Repair or remove them")
-    for name, fault in bad:
-        print(f"{folder / name} cannot be decoded and is left out ({fault})", file=sys.stderr, flush=True)
     labels = [file.label for file, fault in zip(files, faults) if not fault]
-    return images[:n], np.array(labels, np.int64)
+    left_out = [f"{name} cannot be decoded and is left out ({fault})" for name, fault in bad]
+    return Decoded(images[:n], np.array(labels, np.int64), np.array(left_out, str))
 
 
 # ---- Several processes -----------------------------------------------------------------------------------------------
@@ -208,10 +224,12 @@ def _start_worker() -> None:
 # ---- The cache -------------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(files: list[ImageFile], size: int) -> str:
-    """A hash of all that decides what the cache holds. No absolute path is in it: a folder may be moved."""
-    content = [VERSION, size, [(file.name, file.size, file.time) for file in files]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _fingerprint(class_names: list[str], files: list[ImageFile], size: int) -> str:
+    """A hash of all that decides what the cache holds. No absolute path is in it: a folder may be moved.
+
+    The files alone do not tell: a class of one image has none in the test split, and yet counts in the others' labels.
+    """
+    return hashlib.sha256(json.dumps([VERSION, size, class_names, files]).encode()).hexdigest()
 
 
 def _cache_files(root: Path, name: str) -> list[Path]:
@@ -221,8 +239,8 @@ def _cache_files(root: Path, name: str) -> list[Path]:
     return [root / name, home / folder / name]
 
 
-def _read_cache(caches: list[Path], fingerprint: str, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images and labels from the first cache that fits, or None."""
+def _read_cache(caches: list[Path], fingerprint: str, size: int) -> Decoded | None:
+    """What the first cache that fits holds, or None."""
     for cache in caches:
         if not os.path.isfile(cache):
             continue
@@ -230,10 +248,10 @@ def _read_cache(caches: list[Path], fingerprint: str, size: int) -> tuple[np.nda
             with np.load(cache, allow_pickle=False) as archive:  # has checksums: a changed byte is an error
                 if str(archive["fingerprint"]) != fingerprint:
                     continue
-                images, labels = archive["images"], archive["labels"]
+                images, labels, left_out = (archive[name] for name in Decoded._fields)
             if images.shape != (len(labels), 3, size, size) or images.dtype != np.uint8 or labels.dtype != np.int64:
                 raise ValueError("it does not hold what it should")
-            return images, labels
+            return Decoded(images, labels, left_out)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, decoding again mends it
             print(f"{cache} is damaged ({one_line(error)}): decoding again", flush=True)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import multiprocessing
 import os
 import shutil
@@ -20,6 +21,7 @@ from PIL import Image
 import image_folder
 from cli import run_script
 from datasets import DataError, load
+from image_files import decode
 from image_folder import load_folder
 
 ROOT = Path(image_folder.__file__).resolve().parent
@@ -53,6 +55,17 @@ def one_line_of(error: pytest.ExceptionInfo) -> str:
     text = str(error.value)
     assert text and "\n" not in text
     return text
+
+
+needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+
+
+def start_workers_by(method: str, monkeypatch) -> None:
+    class Pool(concurrent.futures.ProcessPoolExecutor):
+        def __init__(self, *args, **options):
+            super().__init__(*args, mp_context=multiprocessing.get_context(method), **options)
+
+    monkeypatch.setattr(image_folder, "ProcessPoolExecutor", Pool)
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +143,7 @@ def test_without_a_test_folder_some_training_images_are_held_out(tmp_path, n, he
 
 
 def test_no_more_than_500_are_held_out(tmp_path, monkeypatch):
-    files = [[image_folder.ImageFile(f"{i}", f"{k}/{i}", k, 0, 0) for i in range(4000)] for k in range(2)]
+    files = [[image_folder.ImageFile(f"{i}", f"{k}/{i}", k, 0, 0, 0) for i in range(4000)] for k in range(2)]
     monkeypatch.setattr(image_folder, "_class_folders", lambda folder: ["a", "b"])
     monkeypatch.setattr(image_folder, "_class_files", lambda folder, name, label: files[label])
     assert [len(image_folder.list_split(tmp_path, train)[2]) for train in (True, False)] == [7500, 500]
@@ -190,7 +203,7 @@ def test_one_bad_file_is_named_and_left_out(tmp_path, kind, n_workers, capfd):
     assert [classes[image.numpy().tobytes()] for image in images] == [["cat", "dog"][k] for k in labels]
     again = load_folder(tmp_path, True, 8)
     assert torch.equal(again[0], images) and torch.equal(again[1], labels)
-    assert "1 files that cannot be decoded are left out" in capfd.readouterr().err
+    assert capfd.readouterr().err.splitlines() == [line]  # out of the cache
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -206,6 +219,32 @@ def test_more_than_one_percent_bad_files_stop_the_run(tmp_path, n_workers, capfd
     assert capfd.readouterr().err == "" and list(tmp_path.glob("*.npz")) == []
 
 
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=needs_fork)])
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be read (Permission denied)"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
+        (MemoryError(), "there is too little memory"),
+    ],
+)
+def test_what_is_no_fault_of_a_file_stops_the_run(tmp_path, monkeypatch, capsys, error, message, n_workers):
+    def failing_decode(file: str, *how: int) -> np.ndarray:
+        if file.endswith("0007.png"):
+            raise error
+        return decode(file, *how)
+
+    start_workers_by("fork", monkeypatch)
+    write_folder(tmp_path, {"train/cat": 199, "test/cat": 1})
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(image_folder, "decode", failing_decode)
+        run_script(lambda: load_folder(tmp_path, True, 8, n_workers))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and message in line and list(tmp_path.glob("*.npz")) == []
+    assert isinstance(error, MemoryError) or str(tmp_path / "train/cat/0007.png") in line
+    assert len(load_folder(tmp_path, True, 8)[0]) == 199  # once the file can be read again
+
+
 def test_a_decompression_bomb_cannot_be_decoded(tmp_path, monkeypatch):
     write_folder(tmp_path, {"train/cat": 1}, size=12)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 144 is above it, but not twice: Pillow itself only warns
@@ -214,17 +253,6 @@ def test_a_decompression_bomb_cannot_be_decoded(tmp_path, monkeypatch):
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
-
-
-needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-
-
-def start_workers_by(method: str, monkeypatch) -> None:
-    class Pool(concurrent.futures.ProcessPoolExecutor):
-        def __init__(self, *args, **options):
-            super().__init__(*args, mp_context=multiprocessing.get_context(method), **options)
-
-    monkeypatch.setattr(image_folder, "ProcessPoolExecutor", Pool)
 
 
 @pytest.mark.parametrize("method, n_workers", [pytest.param("fork", 2, marks=needs_fork), ("spawn", 1)])
@@ -347,15 +375,17 @@ def test_the_second_start_decodes_nothing(pets, monkeypatch, capsys):
         load_folder(moved, True, 16)  # another size is another file
 
 
-@pytest.mark.parametrize("change", ["content", "time", "one more", "one less", "other name", "other class"])
+@pytest.mark.parametrize("change", ["content", "size", "time", "one more", "one less", "other name", "other class"])
 def test_a_changed_folder_is_decoded_again(pets, change, capsys):
-    root, _ = pets
-    load_folder(root, True, 8)
+    root, made = pets
     file = root / "train" / "cat" / "0003.png"
-    if change == "content":
-        times = file.stat()
-        write_image(file, np.zeros((8, 8, 3), np.uint8))
-        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # only the size tells
+    write_image(file, made["train/cat/0003.png"], format="BMP")  # whose size does not depend on the content
+    load_folder(root, True, 8)
+    if change in ("content", "size"):
+        old = file.stat()
+        write_image(file, np.zeros((8, 8, 3), np.uint8), format={"content": "BMP", "size": "PNG"}[change])
+        os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))  # as `cp -p` does
+        assert (file.stat().st_size == old.st_size) == (change == "content")
     elif change == "time":
         os.utime(file, (1, 1))
     elif change == "one more":
@@ -371,6 +401,20 @@ def test_a_changed_folder_is_decoded_again(pets, change, capsys):
     expected = load_folder(root, True, 8)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
     assert len(list(root.glob("*.npz"))) == 1  # the old one does not stay
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_class_without_a_test_image_counts_in_the_labels(tmp_path, removed):
+    write_folder(tmp_path, {"train/bee": 20, "train/cat": 20})  # without a test folder: two of each are held out
+    if removed:
+        write_folder(tmp_path, {"train/ant": 1})  # which leaves none to hold out
+    load_folder(tmp_path, False, 8)
+    if removed:
+        shutil.rmtree(tmp_path / "train" / "ant")
+    else:
+        write_folder(tmp_path, {"train/ant": 1})
+    _, labels, names = load_folder(tmp_path, False, 8)
+    assert [names[label] for label in sorted(labels)] == ["bee", "bee", "cat", "cat"]
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "a byte changed", "a pickle", "other shape", "no labels"])
