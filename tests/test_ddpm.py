@@ -17,6 +17,7 @@ import torch.nn as nn
 from tiny_networks import trained_unet
 
 from ddpm import DDPM
+from networks import layout_on
 from networks.Conditional_UNet import UNet
 
 MEANS, NO_CLASS_MEAN, S = [-0.5, 0.25, 0.75], 0.1, 0.3
@@ -543,3 +544,12 @@ def test_without_amp_no_autocast_is_entered(monkeypatch):
 def test_wrong_class_width_is_refused_by_the_network():
     with pytest.raises(ValueError, match=re.escape("c must be [2, 10], not [2, 7]")):
         DDPM(UNet(1, 8, 10, 8), device="cpu")(torch.zeros(2, 1, 8, 8), torch.zeros(2, 7))
+
+
+def test_weights_lie_in_memory_as_the_device_wants_them(monkeypatch):
+    assert layout_on("cpu") is layout_on("cuda:0") is torch.preserve_format
+    assert layout_on("mps") is layout_on(torch.device("mps", 0)) is torch.contiguous_format
+    for layout, last in ((torch.preserve_format, True), (torch.contiguous_format, False)):
+        monkeypatch.setattr("ddpm.layout_on", lambda device, layout=layout: layout)
+        weights = [w for w in DDPM(UNet(1, 8, 10, 8), device="cpu").parameters() if w.ndim == 4 and w.shape[2] == 3]
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights if w.shape[1] > 1) == last
