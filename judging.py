@@ -243,7 +243,7 @@ def classify(judge: nn.Module, images: Tensor, batch: int | None = None) -> Tens
 def accuracy_of(judge: nn.Module, image_set: ImageSet) -> float:
     """The share of these images whose class (or rotation, if that is what it tells) the judge sees."""
     right = []
-    for index in torch.arange(len(image_set)).split(AT_ONCE):
+    for index in torch.arange(len(image_set)).split(_at_once(image_set.images)):
         y, labels = _examples(image_set, *image_set.batch(index))
         right += (classify(judge, y) == labels).tolist()
     return sum(right) / len(right)
@@ -278,10 +278,14 @@ def features_of(judge: nn.Module, images: Tensor, batch: int | None = None) -> T
     return torch.cat([fast.features(y).cpu() for y in _as_in_files(judge, images, batch)])
 
 
+def _at_once(images: Tensor) -> int:
+    """How many images [N, C, H, W] of this size to judge together."""
+    return max(1, min(AT_ONCE, AT_ONCE * 32**2 // images[0, 0].numel()))
+
+
 def _as_in_files(judge: nn.Module, images: Tensor, batch: int | None) -> Iterator[Tensor]:
     """Batches of the images, float in [-1, 1] on the judge's device, as they would be read from an image file."""
     device = next(judge.parameters()).device
-    batch = batch or max(1, min(AT_ONCE, AT_ONCE * 32**2 // images[0, 0].numel()))
-    for part in images.split(batch):
+    for part in images.split(batch or _at_once(images)):
         part = part.to(device)
         yield to_float(part if part.dtype == torch.uint8 else to_uint8(part))

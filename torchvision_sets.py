@@ -134,8 +134,14 @@ def _advice(raw: Path) -> str:
 
 def lossy_copies(source: type[CIFAR10], data_dir: Path) -> bool:
     """Does `load_cifar` read JPEG files, and so no longer quite the published images?"""
-    files = (data_dir / source.__name__.lower() / "train").glob("*/*")
-    return not (data_dir / source.base_folder).is_dir() and any(f.suffix.lower() in (".jpg", ".jpeg") for f in files)
+    batches, image_files = _cifar_folders(source, data_dir)
+    suffixes = (file.suffix.lower() for file in (image_files / "train").glob("*/*"))
+    return not batches.is_dir() and any(suffix in (".jpg", ".jpeg") for suffix in suffixes)
+
+
+def _cifar_folders(source: type[CIFAR10], data_dir: Path) -> tuple[Path, Path]:
+    """Where torchvision's own form lies, which is taken if it is there, and where image files do."""
+    return data_dir / source.base_folder, data_dir / source.__name__.lower()
 
 
 def load_cifar(
@@ -145,8 +151,7 @@ def load_cifar(
 
     im_height, n_workers: see `load_folder`; torchvision's own images have 32 pixels each way.
     """
-    batches = data_dir / source.base_folder
-    image_files = data_dir / source.__name__.lower()
+    batches, image_files = _cifar_folders(source, data_dir)
     if not batches.is_dir():
         if (image_files / "train").is_dir():
             return load_folder(image_files, train, im_height, n_workers)
