@@ -19,12 +19,14 @@ from typing import Callable
 
 import torch
 
-from checkpoint import build
-from cli import device_name, keep_large_buffers, pick_amp, pick_device, run_script, training_parser, whole
-from datasets import ImageSet
+from common.console import run_script, whole
+from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
+from datasets.image_set import ImageSet
 from ddpm import DDPM
-from log_folder import LogFolder
-from trainer import Trainer
+from training.checkpoint import build
+from training.class_conditional import training_parser
+from training.log_folder import LogFolder
+from training.trainer import Trainer
 
 
 def seconds(function: Callable[[], object], device: torch.device, plain: bool = False) -> float:

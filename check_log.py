@@ -19,29 +19,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli import CallError, run_script
-from data_error import one_line
-from log_checks import (
+from common.console import CallError, one_line, run_script
+from common.files import atomic_write
+from reporting.checks import (
     LEVELS,
     Check,
     check_changes,
     check_metrics,
+    check_model_files,
     check_others,
     check_pictures,
     check_strangers,
     read_settings,
 )
-from log_reading import Folder, Unreadable, printable
-from model_checks import Judges, check_models
-from utils import atomic_write
+from reporting.log_reading import Folder, Unreadable, printable
 
 KINDS = {"classes": "class-conditional run", "steps": "run without classes", "points": "run on points"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
 
 
 def check_folder(path: Path, resample: str | None = None, judges: Any = None) -> Check | None:
-    """Everything about one folder, whatever it holds; None if it holds judges (judging.py) and no run, or is the page
-    over all folders (report_index.py): both stand among log folders.
+    """Everything about one folder, whatever it holds; None if it holds judges (evaluation/judge.py) and no run, or is the page
+    over all folders (reporting/index.py): both stand among log folders.
     """
     if path.name == "index.html" and path.is_file():
         return None
@@ -71,7 +70,11 @@ def _all_checks(check: Check, resample: str | None, judges: Any) -> None:
         check_changes(check)
         check_metrics(check)
         check_pictures(check)
-        check_models(check, resample)
+        models = check_model_files(check)
+        if models:
+            from evaluation.model_checks import check_models  # only now: loading torch takes seconds
+
+            check_models(check, models, resample)
         if judges is not None:
             judges.look_at(check)
     check_strangers(check)
@@ -142,7 +145,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    judges = Judges(args.data_dir, args.judge_dir) if args.judge else None
+    judges = None
+    if args.judge:
+        from evaluation.model_checks import Judges
+
+        judges = Judges(args.data_dir, args.judge_dir)
     to_stdout = args.csv is not None and str(args.csv) == "-"
     rows, failed = [], 0
     for path in args.folders:

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import datasets
-from cli import CallError, keep_large_buffers, number, pick_amp, pick_device, run_script, values_from_call, whole
-from figures import real_rows, shown_classes
-from log_folder import free_names
-from report import write_report
+from common.console import CallError, number, run_script, values_from_call, whole
+from common.files import free_names
+from common.machine import keep_large_buffers, pick_amp, pick_device
+from datasets import sources
+from figures.images import real_rows
+from reporting.log_files import shown_classes
+from reporting.page import write_report
+from training import checkpoint
+from training.losses import validation_loss
 from utils import plot_groups
-from validation import validation_loss
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,7 +60,7 @@ def main() -> None:
     if not class_names:
         raise CallError(f"{args.models[0]} has no classes")
     with values_from_call():
-        test_set = datasets.load(name, args.data_dir, train=False, **which).to(device)
+        test_set = sources.load(name, args.data_dir, train=False, **which).to(device)
 
     groups, classes = [], shown_classes(len(class_names))
     for file, (ddpm, content) in zip(args.models, loaded):

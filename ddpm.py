@@ -18,11 +18,9 @@ from typing import Any, Callable, Sequence
 import torch
 import torch.nn as nn
 
-import inpainting
-import likelihood
-import schedules
-from checks import check_finite
-from inference import for_inference
+from diffusion import inpainting, likelihood, schedules
+from diffusion.checks import check_finite
+from diffusion.fast_network import for_inference
 from networks import layout_on
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -37,7 +35,7 @@ class DDPM(nn.Module):
         n_timesteps: T, at least 1.
         device: where model and schedule go.
         drop_prob: probability that a sample's class vector is zeroed in training ([CFG] Algorithm 1, p_uncond).
-        schedule: 'linear' or 'cosine' (see schedules.py).
+        schedule: 'linear' or 'cosine' (see diffusion/schedules.py).
         loss: 'mse' ([Ho] equation 14) or 'l1'.
         variance, clip_x0: how reverse steps are taken where a call says nothing else; see `p_sample`.
         amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
@@ -208,7 +206,7 @@ class DDPM(nn.Module):
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
             return self.nn_model(x_t, time, c).float()
 
-    # ------------------------------------------------------------ likelihood: see likelihood.py
+    # ------------------------------------------------------------ likelihood: see diffusion/likelihood.py
 
     negative_elbo = likelihood.negative_elbo
     variational_bound = likelihood.variational_bound
@@ -279,7 +277,7 @@ class DDPM(nn.Module):
                 x_T to y_0. S = 0 without `record`.
 
         Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode
-        (see inference.py); the network itself, its mode and its weights are left as they were found.
+        (see diffusion/fast_network.py); the network itself, its mode and its weights are left as they were found.
         """
         if variance is not None:
             _check_variance(variance)
@@ -322,7 +320,7 @@ class DDPM(nn.Module):
         # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
         return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
 
-    # ------------------------------------------------------------ completing images: see inpainting.py
+    # ------------------------------------------------------------ completing images: see diffusion/inpainting.py
 
     complete_image = inpainting.complete_image
 

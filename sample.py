@@ -24,32 +24,20 @@ from typing import Any, Sequence
 
 import torch
 
-import checkpoint
-import datasets
-import export
-import inpainting
-from cli import (
-    CallError,
-    Progress,
-    RunError,
-    command_line,
-    commit,
-    device_name,
-    keep_large_buffers,
-    number,
-    pick_amp,
-    pick_device,
-    run_script,
-    values_from_call,
-    whole,
-)
-from datasets import one_hot, to_float
+from common.console import CallError, Progress, RunError, number, run_script, values_from_call, whole
+from common.files import free_names
+from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp, pick_device
+from datasets import sources
+from datasets.image_files import read_images, read_mask
+from datasets.image_set import one_hot, to_float
 from ddpm import DDPM
-from figures import HIDDEN, inpainting_figure, mixture_figure, shown_classes, sweep_figure
-from image_files import read_images, read_mask
-from log_folder import free_names
-from report import write_report
-from signals import ended_by_signals
+from diffusion import inpainting
+from evaluation import npz
+from figures.images import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
+from reporting.log_files import shown_classes
+from reporting.page import write_report
+from training import checkpoint
+from training.signals import ended_by_signals
 from utils import plot_animation, plot_image
 
 # Which options each mode has, with their defaults; None where leaving the option out means something by itself.
@@ -280,7 +268,7 @@ def first_test_images(n: int, data_dir: Path, ddpm: DDPM, content: dict[str, Any
     """The first n test images of the data set that a model was trained on, float32 [n, C, H, W] in [-1, 1]."""
     name, which = checkpoint.data_of(ddpm, content)
     with values_from_call():
-        return to_float(datasets.load(name, data_dir, train=False, limit=n, **which).images)
+        return to_float(sources.load(name, data_dir, train=False, limit=n, **which).images)
 
 
 def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], content: dict[str, Any]) -> list[Path]:
@@ -293,26 +281,26 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
         "n_steps": ddpm.n_timesteps,
         "seed": args.seed,
         "weights": "raw" if args.raw else "average",
-        "model_sha256": export.sha256(args.model),
+        "model_sha256": npz.sha256(args.model),
         # On these depend the last bits of a sample.
         "device": ddpm.device.type,
         "precision": str(ddpm.amp_dtype or torch.float32),
         "torch": torch.__version__,
     }
-    folder = args.out / export.PARTS
-    with export.alone(args.out):
-        there, paths = export.finished(args.out, settings), []
+    folder = args.out / npz.PARTS
+    with npz.alone(args.out):
+        there, paths = npz.finished(args.out, settings), []
         if there:
             print(
                 f"{there} is there, complete: this same command has made it (another --seed draws others)", flush=True
             )
         else:
-            files = export.draw_parts(folder, ddpm, settings)
+            files = npz.draw_parts(folder, ddpm, settings)
             whole = folder / "samples.npz"  # here, so that what a killed process leaves of it is removed with the parts
-            export.write_npz(whole, files, export.labels_of(args.npz, classes), settings)
+            npz.write_npz(whole, files, npz.labels_of(args.npz, classes), settings)
             with free_names(args.out, "samples", (".npz",)) as paths:
                 os.replace(whole, paths[0])
-        export.remove_parts(folder, settings)
+        npz.remove_parts(folder, settings)
     return paths
 
 

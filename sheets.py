@@ -43,7 +43,7 @@ from typing import Any, Callable, Iterable, Sequence
 
 import torch
 
-from datasets import one_hot
+from datasets.image_set import one_hot
 from ddpm import DDPM
 
 

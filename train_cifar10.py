@@ -11,8 +11,8 @@ The images are those of torchvision (downloaded to ./data if they are not there)
 
 from __future__ import annotations
 
-from class_training import train_classes, training_parser
-from cli import run_script
+from common.console import run_script
+from training.class_conditional import train_classes, training_parser
 
 EXPECTED = (
     "The mean training loss falls fast in the first epochs and then hardly at all, long before pictures are good. "

@@ -12,9 +12,9 @@ Model and metrics are of all classes; data.png shows them all, the other picture
 
 from __future__ import annotations
 
-from class_training import train_classes, training_parser
-from cli import run_script
+from common.console import run_script
 from train_cifar10 import DEFAULTS, EXPECTED
+from training.class_conditional import train_classes, training_parser
 
 
 def main() -> None:

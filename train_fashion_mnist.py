@@ -9,8 +9,8 @@ The images are read from ./data/FashionMNIST/raw, or downloaded there.
 
 from __future__ import annotations
 
-from class_training import train_classes, training_parser
-from cli import run_script
+from common.console import run_script
+from training.class_conditional import train_classes, training_parser
 
 EXPECTED = (
     "The loss stays above that of digits, since clothes have more texture: with --n_features 16 --l_rate 1e-3 "

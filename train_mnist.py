@@ -13,8 +13,8 @@ and digits at w = 1 most of which can be read after the first epoch.
 
 from __future__ import annotations
 
-from class_training import train_classes, training_parser
-from cli import run_script
+from common.console import run_script
+from training.class_conditional import train_classes, training_parser
 
 EXPECTED = (
     "With the defaults on MNIST the mean training loss is 0.12 in the first epoch, 0.06 in the second, 0.05 in the "

@@ -15,28 +15,26 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-import checkpoint
-from cli import (
-    HelpFormatter,
-    add_method_arguments,
-    add_running_arguments,
-    number,
-    pick_amp,
-    pick_device,
-    refuse_useless,
-    run_script,
-    whole,
-)
-from point_figures import Distribution, draw_point_run, in_words, plot_samples, write_measured
-from points import DISTRIBUTIONS, PointSet
-from report import write_report
-from trainer import Trainer, plain_arguments
-from validation import VALIDATION_IMAGES
+from common.console import HelpFormatter, number, run_script, whole
+from common.machine import command_line, device_name, pick_amp, pick_device
+from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, energy_distance
+from ddpm import DDPM
+from evaluation.record import Record, reverse_steps
+from figures.points import N_SAMPLES, Distribution, plot_field, plot_processes, plot_samples
+from reporting.page import write_report
+from training import checkpoint
+from training.arguments import add_method_arguments, add_running_arguments, refuse_useless
+from training.losses import VALIDATION_IMAGES
+from training.trainer import Trainer, plain_arguments
+
+if TYPE_CHECKING:
+    from training.trainer import Trainer
 
 NETWORKS = ("fourier", "residual", "plain")  # the first is trained in the log folder itself
 NETWORK_OPTIONS = {  # of those that not all of them have
@@ -132,6 +130,71 @@ def main() -> None:
     args.log_dir = log_dir_of(args)
     train = train_all if args.network == "all" else train_one
     train(args, DISTRIBUTIONS[args.dataset]())
+
+
+def draw_point_run(run: Trainer, distribution: Distribution) -> tuple[torch.Tensor, dict[str, Any]]:
+    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field.
+
+    Returns the samples, float32 [N, 2] on the CPU, and what `measure` says of them.
+    """
+    seed = run.seed_for_pictures()
+    progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
+    samples = draw_points(run.averaged, seed, progress("samples"))
+    true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
+    measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
+    panels = [
+        (f"{run.args.network}, {run.mark()}\n{in_words(measured)}", samples),
+        (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
+    ]
+    plot_samples(run.log_dir / "samples.png", distribution, panels)
+    write_measured(run.log_dir, run, distribution, measured, of_data)
+    run.save_model()
+    if run.step == run.last_step:
+        plot_processes(run.log_dir, run.averaged, distribution, seed, progress("processes"))
+        plot_field(run.log_dir / "vector_field.png", run.averaged, distribution, seed)
+    return samples, measured
+
+
+def draw_points(ddpm: DDPM, seed: int, progress: Callable[[int], None] | None = None) -> torch.Tensor:
+    """N_SAMPLES points of the model, float32 [N, 2] on the CPU."""
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress)
+    return y.cpu()
+
+
+def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> dict[str, Any]:
+    """How far points [N, 2] are from as many fresh points of the data, and the share on permitted squares."""
+    fresh = distribution.sample(len(samples), torch.Generator().manual_seed(seed + 1))
+    result: dict[str, Any] = {"n_points": len(samples)}
+    if isinstance(distribution, Chequerboard):
+        result["on_permitted_squares"] = distribution.permitted(samples).double().mean().item()
+    return {**result, "energy_distance": energy_distance(samples, fresh)}
+
+
+def write_measured(
+    log_dir: Path,
+    run: Trainer,
+    distribution: Distribution,
+    measured: dict[str, Any],
+    of_data: dict[str, Any] | None = None,
+) -> None:
+    """A row of metrics.json in log_dir for samples of a run, and one for true points, which is what to compare with.
+
+    measured, of_data: what `measure` says of either.
+    """
+    model = os.path.relpath(run.model_path(), log_dir)
+    about = {"command": command_line(), "device": device_name(run.device), "model": model}
+    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=reverse_steps(run.ddpm))
+    record.add({"points": f"{run.args.network} network", "step": run.step, **measured})
+    if of_data is not None:
+        record.add({"points": "the data themselves", "step": run.step, **of_data})
+
+
+def in_words(measured: dict[str, Any]) -> str:
+    share = measured.get("on_permitted_squares")
+    return (f"{share:.1%} on permitted squares, " if share is not None else "") + (
+        f"energy distance {measured['energy_distance']:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,15 +7,10 @@ column k.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import imageio.v2 as imageio  # 2.28.1 or newer: older versions take the frame durations of a GIF in seconds, not in ms
 import numpy as np
@@ -24,11 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import IdentityTransform
 
-from page_layout import animation_layout, groups_layout
-
 if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
+import functools
+from typing import NamedTuple
+
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.font_manager import FontProperties
+
+from common.files import atomic_write
 
 WHITE = 255
 INK = "#222222"
@@ -44,93 +44,6 @@ QUARTERS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file completely or not at all: `with atomic_write("a.pt") as temporary: torch.save(state, temporary)`.
-
-    Yields a hidden path in the same folder with the same suffix. When the block ends, the file is forced to disk and
-    takes the place of `path` in one step. When the block raises, the temporary file is removed and `path` stays as it
-    was. Missing parent folders are created.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp: its files are readable by their owner only, and a log folder is there to be read by others.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    with contextlib.suppress(OSError):  # Windows and some network disks cannot force a folder to disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: str | os.PathLike, obj: Any) -> None:
-    """Write `obj` as indented UTF-8 JSON. Paths become strings, scalar tensors and numpy scalars become numbers.
-
-    Raises TypeError for any other object that JSON does not know.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        if hasattr(value, "item"):
-            return value.item()
-        raise TypeError(f"cannot write a {type(value).__name__} as JSON")
-
-    text = json.dumps(obj, indent=2, ensure_ascii=False, default=plain) + "\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write dicts as a CSV table, the columns in the order of the first row's keys.
-
-    Floats have 6 significant digits, None becomes an empty cell. Raises ValueError if there is no row, or if a later row
-    has a key that the first row lacks.
-    """
-    if not rows:
-        raise ValueError("write_csv needs at least one row, to know the columns")
-
-    def plain(value: Any) -> Any:
-        value = value.item() if hasattr(value, "item") else value
-        return f"{value:.6g}" if isinstance(value, float) else value
-
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
-
-
-def finite(value: Any) -> float | None:
-    """A finite number, or None for anything that is not one."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in seconds as text: "1 h 02 min", "3 min 05 s" or "12 s"; "unknown" if not finite."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    total = max(0, round(seconds))
-    if total >= 3600:
-        minutes = round(total / 60)
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    if total >= 60:
-        return f"{total // 60} min {total % 60:02d} s"
-    return f"{total} s"
 
 
 # --------------------------------------------------------------------------------------------------------------- images
@@ -395,3 +308,100 @@ def plot_loss(path: str | os.PathLike, history: Sequence[dict], unit: str = "epo
     note = "The mean goes flat long before training is done: watch the quarters and the samples."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")
     write_figure(path, figure)
+
+
+class Layout(NamedTuple):
+    """Where a page shows its images, in pixels: the image in row j and column k of group g has its upper left corner at
+    y = tops[g] + j * (scale * H + gap) and x = left + k * (scale * W + gap), if images are H x W.
+    """
+
+    height: int  # of the page
+    width: int
+    scale: int  # every image pixel becomes scale x scale pixels
+    gap: int  # between images
+    left: int
+    tops: list[int]
+    texts: list[dict]
+
+
+def groups_layout(
+    size: Sequence[int],
+    n_columns: int,
+    rows: Sequence[int],
+    labels: Sequence[str],
+    heads: Sequence[Sequence[str]],
+    title: str | None = None,
+) -> Layout:
+    """The page of `plot_groups` for images of size (H, W): rows, labels and heads are those of each group."""
+    height, width = size
+    # Every image pixel becomes `scale` x `scale` pixels: a page at most about 900 wide and, where rows are many, 1,100
+    # high; cells of about 24 to 200 pixels.
+    most = min(200 // max(height, width), 840 // (n_columns * width), 1100 // (sum(rows) * height))
+    scale = max(1, math.ceil(24 / min(height, width)), most)
+    gap, margin, font = 3, 14, 14
+    label_width = max((_text_width(line, font) for label in labels for line in label.splitlines()), default=0)
+    left = margin + label_width + 12 if label_width else margin
+    page_width = left + n_columns * (width * scale + gap) - gap + margin
+    texts, top = [], margin
+    if title:
+        style = {"fontsize": font + 2, "weight": "bold"}
+        texts.append({"x": left, "y": margin, "s": title, "va": "top", **style})
+        page_width = max(page_width, left + _text_width(title, font + 2, "bold") + margin)
+        top += font + 14
+    tops = []
+    for n_rows, label, names in zip(rows, labels, heads):
+        head_texts, top = _column_heads(names, width * scale, gap, left, top, range(font, 9, -1))
+        texts += head_texts
+        tile_height = n_rows * (height * scale + gap) - gap
+        if label:
+            middle = top + tile_height / 2
+            texts.append({"x": left - 12, "y": middle, "s": label, "ha": "right", "va": "center", "fontsize": font})
+        tops.append(top)
+        top += tile_height + 14
+    return Layout(top - 14 + margin, page_width, scale, gap, left, tops, texts)
+
+
+def animation_layout(
+    size: Sequence[int],
+    n_columns: int,
+    n_rows: int,
+    most_t: int,
+    class_names: Sequence[str] | None = None,
+    scale: int | None = None,
+) -> Layout:
+    """The pages of `plot_animation` for images of size (H, W), times up to most_t, and its other arguments."""
+    height, width = size
+    scale = scale or max(1, math.ceil(16 / min(height, width)), min(8, 320 // (n_columns * width)))
+    gap, margin, font = 2, 8, 11
+    texts, top = _column_heads(class_names, width * scale, gap, margin, margin + font + 8, [font])
+    tile_width = n_columns * (width * scale + gap) - gap
+    page_width = margin + max(tile_width, _text_width(f"t = {most_t}", font)) + margin
+    page_height = top + n_rows * (height * scale + gap) - gap + margin
+    return Layout(page_height, page_width, scale, gap, margin, [top], texts)
+
+
+@functools.lru_cache(maxsize=10_000)  # the heads of a hundred grids are the same
+def _text_width(text: str, size: float, weight: str = "normal") -> int:
+    """Width of a line of text in pixels, its font `size` in pixels."""
+    font = FontProperties(size=size, weight=weight)
+    return math.ceil(RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def _column_heads(
+    names: Sequence[str] | None, cell: int, gap: int, left: int, top: int, sizes: Sequence[int]
+) -> tuple[list[dict], int]:
+    """Names centred over columns of `cell` pixels, in the first of the font sizes that fits, or else standing upright.
+
+    Returns the texts for `_draw_texts` and the y at which the grid below them begins.
+    """
+    if not names:
+        return [], top
+    names = [str(name) for name in names]
+    widths = {size: max(_text_width(name, size) for name in names) for size in sizes}
+    size = next((size for size in sizes if widths[size] <= cell), None)
+    upright = size is None
+    size = size or sizes[0]
+    bottom = top + (widths[size] if upright else size)
+    style = {"y": bottom, "fontsize": size, "rotation": 90 if upright else 0, "ha": "center", "va": "bottom"}
+    texts = [{"x": left + k * (cell + gap) + cell / 2, "s": name, **style} for k, name in enumerate(names)]
+    return texts, bottom + 5

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 ANSWERS = sorted((ROOT / "answers").glob("*.md"))
 PAGES = [*ANSWERS, *sorted((ROOT / "docs").glob("*.md"))]
 TAG = r"\\tag\{(\w+)\}"

@@ -22,14 +22,15 @@ import torch
 from tiny_folders import write_folder
 
 import check_log
-import checkpoint
-import datasets
-import log_reading
-import model_checks
-import picture_checks
 import train_afhq
-from cli import run_script
-from utils import plot_animation, plot_image, write_json
+from common import console
+from common.console import run_script
+from common.files import write_json
+from datasets import sources
+from evaluation import model_checks
+from reporting import grids, log_reading
+from training import checkpoint
+from utils import plot_animation, plot_image
 
 REPOSITORY = Path(check_log.__file__).parent
 GRID = "generated_images_epoch3_guidance_weight1.png"
@@ -315,8 +316,8 @@ SPOILT = {
 def read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The generated and the real images of a grid of the tiny run, as floats in [-1, 1]."""
     page = imageio.imread(folder / name)[..., None].repeat(3, 2)
-    grid = picture_checks.Grid((28, 28), tuple(NAMES), 10, 1, 1)
-    groups = picture_checks.read_grid(page, grid, TITLE.replace("1", "0"))
+    grid = grids.Grid((28, 28), tuple(NAMES), 10, 1, 1)
+    groups = grids.read_grid(page, grid, TITLE.replace("1", "0"))
     return tuple(group[0, ..., :1].transpose(0, 3, 1, 2) / 127.5 - 1 for group in groups)
 
 
@@ -346,13 +347,13 @@ def test_a_grid_is_cut_into_the_images_it_was_drawn_from(tmp_path, channels, n_c
     plot_image(tmp_path / "a.png", generated / 127.5 - 1, real / 127.5 - 1, names, "title")
     page = imageio.imread(tmp_path / "a.png")
     page = page if page.ndim == 3 else page[..., None].repeat(3, 2)
-    grid = picture_checks.Grid((size, size), tuple(names), n_columns, n_rows, n_real)
+    grid = grids.Grid((size, size), tuple(names), n_columns, n_rows, n_real)
     for moved in (page, page[3:, 5:]):  # as other fonts would have it
-        for images, cut in zip((generated, real), picture_checks.read_grid(moved, grid, "title")):
+        for images, cut in zip((generated, real), grids.read_grid(moved, grid, "title")):
             cut = cut.reshape(-1, size, size, 3).transpose(0, 3, 1, 2)[:, :channels]
             np.testing.assert_array_equal(cut, images)
     swapped = grid._replace(n_rows=n_rows + 1, n_real_rows=n_real)
-    assert picture_checks.read_grid(page, swapped, "title") == (
+    assert grids.read_grid(page, swapped, "title") == (
         f"shows {n_rows} row{'s' * (n_rows > 1)} of generated images, the run asked for {n_rows + 1}"
     )
 
@@ -361,11 +362,11 @@ def test_a_colour_animation_ends_in_its_grid(tmp_path):
     frames = torch.stack([torch.rand(10, 3, 32, 32) * 2 - 1, images(30, 32).reshape(10, 3, 32, 32)])
     plot_animation(tmp_path / "a.gif", frames, [400, 0], 10, NAMES)
     page = np.asarray(imageio.mimread(tmp_path / "a.gif")[-1])[..., :3]
-    grid = picture_checks.Grid((32, 32), tuple(NAMES), 10, 1, 1)
-    last = picture_checks.read_frame(page, grid, 400)
+    grid = grids.Grid((32, 32), tuple(NAMES), 10, 1, 1)
+    last = grids.read_frame(page, grid, 400)
     exact = ((frames[1] + 1) * 127.5).round().byte().permute(0, 2, 3, 1)[None].numpy()
-    assert picture_checks.ends_elsewhere(last, exact) is None
-    assert "10 of 10" in picture_checks.ends_elsewhere(last, exact[:, ::-1])
+    assert grids.ends_elsewhere(last, exact) is None
+    assert "10 of 10" in grids.ends_elsewhere(last, exact[:, ::-1])
 
 
 # ------------------------------------------------------------------------------------------------ drawing again
@@ -465,7 +466,7 @@ class Judge(torch.nn.Module):
 
 @pytest.mark.parametrize("shift, status, text", [(0, 0, "100% of 10 images"), (1, 1, "0% of 10 images")])
 def test_judge(folder, data_dir, capsys, shift, status, text):
-    test_set = datasets.load("mnist", data_dir, False)
+    test_set = sources.load("mnist", data_dir, False)
     with mock.patch.object(model_checks.Judges, "of", return_value=(Judge(shift), 0.99, test_set)):
         assert run_check(folder, "--judge") == status
     out = capsys.readouterr().out
@@ -473,7 +474,7 @@ def test_judge(folder, data_dir, capsys, shift, status, text):
 
 
 def test_without_data_there_is_no_judge_but_a_note(folder, tmp_path, capsys):
-    with mock.patch.object(datasets, "load", side_effect=datasets.DataError("no data here")):
+    with mock.patch.object(sources, "load", side_effect=console.DataError("no data here")):
         assert run_check(folder, "--judge", "--judge_dir", tmp_path) == 0
     assert "  note     judge: cannot judge: no data here" in capsys.readouterr().out
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_script import run_here
 
-import checkpoint
 import compare
-from cli import pick_amp
-from datasets import load
-from validation import validation_loss
+from common.machine import pick_amp
+from datasets.sources import load
+from training import checkpoint
+from training.losses import validation_loss
 
 
 @pytest.fixture

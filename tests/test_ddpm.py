@@ -9,6 +9,7 @@ and a DDPM whose network is this function must have the known loss and draw samp
 
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_fewer_steps_draw_from_nearly_the_same_gaussian():
 
 def test_few_steps_leave_no_noise_on_data_that_x_t_determines(monkeypatch):
     """As images are. beta_t, in 10 of 400 steps, leaves ten times the spread of the data and more."""
-    monkeypatch.setattr("test_ddpm.S", 0.01)
+    monkeypatch.setattr(sys.modules[__name__], "S", 0.01)
     few, spread = gaussian_ddpm(400).respaced(10), {}
     for variance in (None, "posterior", "beta"):
         x, _ = few.sample(2000, (1,), None, variance=variance, generator=seeded(5))

@@ -18,18 +18,20 @@ import torch.nn.functional as F
 from tiny_folders import write_folder
 from tiny_mnist import write_mnist
 
-import checkpoint
-import datasets
 import evaluate
-import judging
-import quality
-import reference
 import train_afhq
-from cli import pick_amp, run_script
-from datasets import ImageSet, render_digits, to_float
-from inpainting import mask_named
-from networks.judge import Judge
-from report import write_report
+from common.console import run_script
+from common.machine import pick_amp
+from datasets import sources
+from datasets.image_set import ImageSet, to_float
+from datasets.rendered_digits import render_digits
+from ddpm import DDPM
+from diffusion.inpainting import mask_named
+from evaluation import clean_fid, measure, metrics, reference
+from evaluation import judge as judging
+from networks.classifier import Judge
+from reporting.page import write_report
+from training import checkpoint
 
 CPU = torch.device("cpu")
 FIGURES = ("frechet_distance", "precision", "recall")
@@ -95,17 +97,17 @@ def test_the_figures_are_those_of_the_samples(judged, data_dir, tmp_path):
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
     y, _ = ddpm.sample(2, n_classes=10, g_weight=1, generator=torch.Generator().manual_seed(5))
     images = ((y.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    train_set = datasets.load("mnist", data_dir, train=True)
+    train_set = sources.load("mnist", data_dir, train=True)
     judge = Judge().eval()
     judge.load_state_dict(checkpoint.load(tmp_path / "judge_mnist_10x28x1.pt")["model"])
     with torch.no_grad():
         real, fake, logits = judge.features(to_float(train_set.images)), judge.features(images), judge(images)
     found = measured["results"][1]
     assert found["judge_accuracy"] == (logits.argmax(1) == torch.arange(10).repeat(2)).float().mean()
-    expected = quality.frechet_distance(*quality.moments(real), *quality.moments(fake))
+    expected = metrics.frechet_distance(*metrics.moments(real), *metrics.moments(fake))
     assert found["frechet_distance"] == pytest.approx(expected, rel=1e-3)
     some = torch.randperm(70, generator=torch.Generator().manual_seed(0))[:20]
-    assert [found["precision"], found["recall"]] == pytest.approx(quality.precision_recall(real[some], fake), abs=0.051)
+    assert [found["precision"], found["recall"]] == pytest.approx(metrics.precision_recall(real[some], fake), abs=0.051)
 
 
 def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
@@ -153,7 +155,7 @@ def test_an_interruption_loses_no_result(judged, monkeypatch, tmp_path):
     def read():
         return json.loads((tmp_path / "metrics.json").read_text())
 
-    monkeypatch.setattr(evaluate, "draw_samples", interrupted)
+    monkeypatch.setattr(measure, "draw_samples", interrupted)
     status, measured = judged("--n_samples 1 --g_weight 0 1 2")
     assert status == 130 and len(measured) == 2 and measured[0] == {"of": "another process"}
     assert [result.get("guidance_weight") for result in measured[1]["results"]] == [None, 0, 1]
@@ -265,7 +267,7 @@ def test_an_npz_of_samples_has_the_figures_of_the_model(judged, tmp_path):
 
 def test_grey_clothes_have_a_judge_of_one_channel(judged, tmp_path):
     write_mnist(tmp_path, folder="FashionMNIST")
-    tests = datasets.load("fashion_mnist", tmp_path, train=False)
+    tests = sources.load("fashion_mnist", tmp_path, train=False)
     write_npz(tmp_path / "samples.npz", tests.images, tests.labels)
     status, (measured,) = judged("--dataset fashion_mnist", "samples.npz", tmp_path)
     assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_fashion_mnist_10x28x1.pt"]
@@ -276,7 +278,7 @@ def test_grey_clothes_have_a_judge_of_one_channel(judged, tmp_path):
 
 @pytest.mark.parametrize("labels", [None, np.full(12, -1)])
 def test_without_labels_there_is_no_accuracy(judged, data_dir, tmp_path, labels):
-    images = datasets.load("mnist", data_dir, train=False).images[:12]
+    images = sources.load("mnist", data_dir, train=False).images[:12]
     write_npz(tmp_path / "samples.npz", images, labels)
     status, (measured,) = judged("--dataset mnist", "samples.npz")
     assert status == 0 and measured["results"][0]["n_images"] == 12
@@ -329,17 +331,18 @@ def test_fid_stands_beside_the_other_figures(judged, data_dir, tmp_path, monkeyp
     pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed (requirements-fid.txt)")
     _, (before,) = judged("--n_samples 4 --g_weight 1")
     extractor = FourFeatures(tmp_path / "judge_mnist_10x28x1.pt")
-    monkeypatch.setattr(quality, "_inception", lambda folder, device: extractor)
+    monkeypatch.setattr(clean_fid, "_inception", lambda folder, device: extractor)
     status, (_, measured) = judged("--n_samples 4 --g_weight 1 --fid")
     assert status == 0
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
-    train, test = (datasets.load("mnist", data_dir, train=split).images for split in (True, False))
+    train, test = (sources.load("mnist", data_dir, train=split).images for split in (True, False))
     samples, _ = reference.draw_samples(ddpm, 10, 4, 1.0, seed=0)
     of_train, of_test, of_samples = (
-        torch.from_numpy(quality._cleanfid_features(images, extractor, "cpu", 64)) for images in (train, test, samples)
+        torch.from_numpy(clean_fid._cleanfid_features(images, extractor, "cpu", 64))
+        for images in (train, test, samples)
     )
     for result, old, features in zip(measured["results"], before["results"], (of_test, of_samples)):
-        expected = quality.frechet_distance(*quality.moments(of_train), *quality.moments(features))
+        expected = metrics.frechet_distance(*metrics.moments(of_train), *metrics.moments(features))
         assert expected > 1 and result.pop("fid") == pytest.approx(expected, rel=1e-3) and result == old
 
 
@@ -361,7 +364,7 @@ def test_without_the_weights_of_inception_the_judge_still_judges(judged, data_di
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     status, (measured,) = judged("--n_samples 1 --g_weight 1 --fid")
     error = capsys.readouterr().err.strip()
-    assert status == 0 and len(error.splitlines()) == 1 and str(data_dir / quality.INCEPTION) in error
+    assert status == 0 and len(error.splitlines()) == 1 and str(data_dir / clean_fid.INCEPTION) in error
     assert all("recall" in result and "fid" not in result for result in measured["results"])
 
 
@@ -369,8 +372,8 @@ def test_without_the_weights_of_inception_the_judge_still_judges(judged, data_di
 
 
 def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "trusted_judge", None)  # no judge is needed
-    monkeypatch.setattr(evaluate, "AT_ONCE", 4)
+    monkeypatch.setattr(measure, "trusted_judge", None)  # no judge is needed
+    monkeypatch.setattr(measure, "AT_ONCE", 4)
     status, (measured,) = judged("--bits_per_dim 6 --seed 3")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bits per dimension"))
     (found,) = measured["results"]
@@ -379,7 +382,7 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
     assert all(f"{found[part]:.4f}" in line for part in ("bits_per_dim", "decoder", "steps")) and "the prior" in line
 
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU)  # in float32, whatever the processor has
-    test_set = datasets.load("mnist", data_dir, train=False)
+    test_set = sources.load("mnist", data_dir, train=False)
     y, c = test_set.batch(torch.arange(6))
     bound = ddpm.variational_bound(y, c, torch.Generator().manual_seed(3), batch_size=4)
     assert found["bits_per_dim"] == pytest.approx(bound.bits_per_dim.mean().item(), rel=1e-6)
@@ -424,8 +427,8 @@ def animals(tmp_path_factory):
 
 def test_a_model_without_classes(judged, animals, tmp_path, monkeypatch):
     shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
-    drawn, sample = [], evaluate.DDPM.sample
-    monkeypatch.setattr(evaluate.DDPM, "sample", lambda self, *a, **k: drawn.append((self, k)) or sample(self, *a, **k))
+    drawn, sample = [], DDPM.sample
+    monkeypatch.setattr(DDPM, "sample", lambda self, *a, **k: drawn.append((self, k)) or sample(self, *a, **k))
     status, (measured,) = judged("--n_samples 9", "model_step2.pt", animals)
     assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_afhq_cat_1x16x3.pt"]
     real, found = measured["results"]
@@ -463,7 +466,7 @@ def test_an_npz_of_noise_is_far_from_everything(judged, tmp_path):
         imageio.imwrite(file, image.to(torch.uint8).numpy())
     noise = torch.randint(256, (80, 3, 16, 16), dtype=torch.uint8, generator=generator)
     write_npz(tmp_path / "noise.npz", noise)
-    half = datasets.load("folder", tmp_path / "data", False, n_classes=2, im_height=16, im_channels=3).images
+    half = sources.load("folder", tmp_path / "data", False, n_classes=2, im_height=16, im_channels=3).images
     write_npz(tmp_path / "half.npz", half)
     for name in ("noise.npz", "half.npz", "half.npz"):
         status, measured = judged("--dataset folder", name, tmp_path / "data")
@@ -474,7 +477,7 @@ def test_an_npz_of_noise_is_far_from_everything(judged, tmp_path):
 
 
 def test_an_npz_of_one_class(judged, animals, tmp_path):
-    dogs = datasets.load("afhq", animals, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
+    dogs = sources.load("afhq", animals, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
     write_npz(tmp_path / "samples.npz", dogs.images, np.full(5, 7))  # labels say nothing where there are no classes
     status, (measured,) = judged("--dataset afhq --data_class dog", "samples.npz", animals)
     assert status == 0 and "rotations of dog" in measured["results"][0]["features"]
@@ -516,7 +519,7 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     assert mean["known_error"] < 1e-6 < by_input["known_error"] and repaint["known_error"] == 0
 
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
-    y = to_float(datasets.load("mnist", data_dir, train=False).images[:4])
+    y = to_float(sources.load("mnist", data_dir, train=False).images[:4])
     mask = mask_named("random", 28, 28, torch.Generator().manual_seed(1))
     found = ddpm.complete_image(y, mask, method="input", generator=torch.Generator().manual_seed(1))
     known = mask.expand_as(y) == 1

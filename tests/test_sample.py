@@ -16,18 +16,19 @@ import torch
 import torch.nn as nn
 from tiny_sample import loaded, seeded
 
-import checkpoint
-import cli
-import figures
 import sample
-from cli import CallError, Progress
-from datasets import load, to_float, to_uint8
-from image_files import read_images
-from inpainting import mask_named
+from common import console
+from common.console import CallError, Progress
+from datasets.image_files import read_images
+from datasets.image_set import to_float, to_uint8
+from datasets.sources import load
+from diffusion.inpainting import mask_named
+from figures import images as image_figures
+from training import checkpoint
 from utils import plot_groups, plot_image
 
 NAMES = [str(k) for k in range(10)]
-ROOT = Path(sample.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 WATCHED = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -225,8 +226,8 @@ def test_mixtures_are_named_by_index_or_name():
     assert sample.parse_mixture("T-shirt+dress", names) == {0: 0.5, 1: 0.5}
     assert sample.parse_mixture("0+1", names) == {0: 0.5, 2: 0.5}  # a name comes before an index
     assert sample.parse_mixture(" dress*2 + 0*-1e-1", names) == {1: 2.0, 0: -0.1}
-    assert figures.mixture_name({0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, names) == "T-shirt + dress + 1"
-    assert figures.mixture_name({0: 1.0, 1: 1.0}, names) == "T-shirt*1 + dress*1"
+    assert image_figures.mixture_name({0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, names) == "T-shirt + dress + 1"
+    assert image_figures.mixture_name({0: 1.0, 1: 1.0}, names) == "T-shirt*1 + dress*1"
 
 
 @pytest.mark.parametrize(
@@ -446,7 +447,7 @@ def test_help_shows_the_commands(run, capsys):
 def test_progress(monkeypatch, capsys):
     """On a terminal one line that changes; elsewhere a line every 30 seconds; in both speed and time left."""
     now = [0.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with Progress(100, done=20) as progress:
         for now[0] in range(1, 71):
             progress.advance(1)

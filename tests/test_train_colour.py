@@ -17,14 +17,12 @@ from tiny_folders import write_folder
 from tiny_sample import run_sample
 from tiny_script import run_here
 
-import animal_figures
-import checkpoint
-import datasets
 import sample
 import train_afhq
 import train_cifar10
 import train_cifar100
-import trainer
+from datasets import image_set, sources
+from training import checkpoint, trainer
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TINY_CIFAR = "--n_features 8 --n_timesteps 6 --batch_size 8 --n_samples 1 --g_weight 1 --n_epochs 2 --save_every 1"
@@ -86,7 +84,7 @@ def test_cifar_defaults_are_the_exercise(data_dir, tmp_path):
 
 
 def test_flips_mirror_training_images_only_and_resume_exactly(data_dir, tmp_path, monkeypatch):
-    from datasets import ImageSet
+    from datasets.image_set import ImageSet
 
     flips = []
     original = ImageSet.batch
@@ -217,7 +215,7 @@ def test_afhq_knows_the_names_of_the_other_scripts_too(data_dir, tmp_path):
 
 def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
     """Pictures every 25 steps, rows every second one; a checkpoint only with pictures, unless one takes long."""
-    monkeypatch.setattr(animal_figures, "process_figures", lambda *_, **__: None)
+    monkeypatch.setattr(train_afhq, "process_figures", lambda *_, **__: None)
     saved, save = [], trainer.Trainer.save_checkpoint
     monkeypatch.setattr(trainer.Trainer, "save_checkpoint", lambda self: saved.append(self.step) or save(self))
     monkeypatch.setattr(trainer, "SAVE_EVERY", 1e9)
@@ -234,8 +232,8 @@ def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
 def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
     model = checkpoint.load_model(tmp_path / "log" / "model_step1.pt", torch.device("cpu"))
-    dogs = datasets.load("afhq", data_dir, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
-    assert torch.equal(sample.first_test_images(1, data_dir, *model), datasets.to_float(dogs.images[:1]))
+    dogs = sources.load("afhq", data_dir, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
+    assert torch.equal(sample.first_test_images(1, data_dir, *model), image_set.to_float(dogs.images[:1]))
     assert (model[0].variance, model[0].clip_x0) == ("posterior", True)  # the sheet's sampler, also in sample.py
     assert afhq(data_dir, tmp_path / "log2", "--data_class cow") == 2
     assert "the classes are cat, dog" in capsys.readouterr().err
@@ -243,7 +241,7 @@ def test_afhq_other_animals(data_dir, tmp_path, capsys):
 
 def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, capsys):
     """--fid: a row for each set of pictures, also over an interruption; the training itself stays the same."""
-    monkeypatch.setattr(animal_figures, "N_MEASURED", 8)
+    monkeypatch.setattr(train_afhq, "N_MEASURED", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     more = f"--fid --judge_dir {tmp_path}"
     assert afhq(data_dir, tmp_path / "log", f"--train_steps 5 --save_and_sample_every 3 {more}") == 0
@@ -260,11 +258,11 @@ def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, 
 
 
 def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(animal_figures, "N_MEASURED", 8)
+    monkeypatch.setattr(train_afhq, "N_MEASURED", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     more = f"{STEPS} --fid --judge_dir {tmp_path}"
     with monkeypatch.context() as patch:
-        draw = animal_figures.draw_samples
+        draw = train_afhq.draw_samples
 
         def draw_and_be_stopped(*arguments, watch):
             def watched(t):
@@ -273,7 +271,7 @@ def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, t
 
             return draw(*arguments, watch=watched)
 
-        patch.setattr(animal_figures, "draw_samples", draw_and_be_stopped)
+        patch.setattr(train_afhq, "draw_samples", draw_and_be_stopped)
         assert afhq(data_dir, tmp_path / "log", more) == 128 + signal.SIGTERM
     assert weights(tmp_path / "log" / "checkpoint.pt")[0] == 3
     assert afhq(data_dir, tmp_path / "log", f"{more} --resume") == 0
@@ -285,8 +283,8 @@ def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, t
 
 def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(animal_figures, "plot_distances", lambda path, rows: drawn.append(rows))
-    monkeypatch.setattr(animal_figures, "draw_samples", lambda *_, **__: (None, None))
+    monkeypatch.setattr(train_afhq, "plot_distances", lambda path, rows: drawn.append(rows))
+    monkeypatch.setattr(train_afhq, "draw_samples", lambda *_, **__: (None, None))
     run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=5)
     run.model_path, run.seed_for_pictures, run.average = lambda: tmp_path / "model_step6.pt", lambda: 0, None
     run.ddpm = SimpleNamespace(n_timesteps=5, variance="beta", clip_x0=False)
@@ -294,8 +292,8 @@ def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, mo
     rows = [{"step": 5, "features": "old"}, {"step": 6, "features": "new"}, {"step": 6, "features": "new", "fid": 2.0}]
     results = iter(rows)
     reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)
-    animal_figures.measure(run, reference)
+    train_afhq.measure(run, reference)
     run.step = 6
     for _ in range(2):  # the second time after an interruption
-        animal_figures.measure(run, reference)
+        train_afhq.measure(run, reference)
     assert drawn == [rows[:1], rows[1:2], rows[2:]]  # what an earlier judge measured is another curve

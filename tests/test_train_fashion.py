@@ -11,11 +11,10 @@ import torch
 from tiny_mnist import write_mnist
 from tiny_script import run_here
 
-import checkpoint
-import class_training
-import figures
 import train_fashion_mnist
-from trainer import Trainer
+from figures import images as image_figures
+from training import checkpoint, class_conditional
+from training.trainer import Trainer
 
 TINY = "--n_features 8 --n_timesteps 4 --batch_size 20 --n_samples 1 --g_weight 1 --n_epochs 2 --device cpu"
 BEFORE = {"data.png"}  # drawn before the first step
@@ -90,8 +89,8 @@ def test_a_refused_continuation_leaves_the_data_sheet_alone(train, tmp_path):
 
 def test_pictures_do_not_shift_training(train, tmp_path, monkeypatch):
     assert train(tmp_path / "with", "--save_every 1 --show_classes 3") == 0
-    monkeypatch.setattr(class_training, "draw_data", None)
-    monkeypatch.setattr(class_training, "draw_class_run", lambda run: None)
+    monkeypatch.setattr(class_conditional, "draw_data", None)
+    monkeypatch.setattr(class_conditional, "draw_class_run", lambda run: None)
     assert train(tmp_path / "without") == 0
     a, b = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("with", "without"))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -102,8 +101,8 @@ def test_a_picture_shows_as_many_classes_as_were_asked_for(train, tmp_path, monk
     """Of the samples and of the processes; the data sheet shows all. The option may change when a run goes on."""
     heads = {}
     for name in ("plot_groups", "plot_image"):
-        monkeypatch.setattr(figures, name, lambda path, *more: heads.update({path.name: more}))
-    monkeypatch.setattr(figures, "plot_animation", lambda *_: None)
+        monkeypatch.setattr(image_figures, name, lambda path, *more: heads.update({path.name: more}))
+    monkeypatch.setattr(image_figures, "plot_animation", lambda *_: None)
     assert train(tmp_path / "log", "--show_classes 4 --n_epochs 1") == 0
     shown = ["T-shirt/top", "Pullover", "Sandal", "Sneaker"]  # 0, 2, 5 and 7 of 10
     assert heads["generated_images_epoch1_guidance_weight1.png"][2] == shown

@@ -14,14 +14,13 @@ import torch
 from matplotlib.axes import Axes
 from tiny_script import run_here
 
-import checkpoint
-import point_figures
 import sample
 import train_toy
-import trainer
+from datasets.points import Chequerboard
 from ddpm import DDPM
-from points import Chequerboard
-from trainer import Trainer
+from figures import points as point_figures
+from training import checkpoint, trainer
+from training.trainer import Trainer
 
 TINY = "--num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
 FIGURES = {"samples.png", "forward_process.png", "backward_process.png", "vector_field.png", "loss.png"}
@@ -30,14 +29,14 @@ FIGURES = {"samples.png", "forward_process.png", "backward_process.png", "vector
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch):
     monkeypatch.setattr(point_figures, "N_SAMPLES", 200)
+    monkeypatch.setattr(train_toy, "N_SAMPLES", 200)
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """For tests of the training: drawing takes most of the time."""
-    for module, name in ((point_figures, "plot_processes"), (point_figures, "plot_field"), (trainer, "plot_loss")):
+    for module, name in ((train_toy, "plot_processes"), (train_toy, "plot_field"), (trainer, "plot_loss")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
-    monkeypatch.setattr(point_figures, "plot_samples", lambda *_, **__: None)
 
 
 def run(script, words):
@@ -211,7 +210,7 @@ def test_two_marks_that_are_one_time_make_one_panel_under_its_name(tmp_path, mon
 def test_measuring_counts_permitted_squares():
     board = Chequerboard()
     true = board.sample(300, torch.Generator().manual_seed(0))
-    measured = point_figures.measure(torch.cat([true, true + torch.tensor([0.5, 0.0])]), board, seed=0)
+    measured = train_toy.measure(torch.cat([true, true + torch.tensor([0.5, 0.0])]), board, seed=0)
     assert measured["n_points"] == 600 and measured["on_permitted_squares"] == pytest.approx(0.5)
-    assert measured["energy_distance"] > 0.01 > point_figures.measure(true, board, seed=0)["energy_distance"]
-    assert point_figures.in_words(measured).startswith("50.0% on permitted squares, energy distance ")
+    assert measured["energy_distance"] > 0.01 > train_toy.measure(true, board, seed=0)["energy_distance"]
+    assert train_toy.in_words(measured).startswith("50.0% on permitted squares, energy distance ")

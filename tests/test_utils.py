@@ -15,17 +15,8 @@ import pytest
 import torch
 
 import utils
-from utils import (
-    atomic_write,
-    format_duration,
-    min_max_scale,
-    plot_animation,
-    plot_groups,
-    plot_image,
-    plot_loss,
-    write_csv,
-    write_json,
-)
+from common.files import atomic_write, format_duration, write_csv, write_json
+from utils import min_max_scale, plot_animation, plot_groups, plot_image, plot_loss
 
 
 def read_rgb(path) -> np.ndarray:

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from utils import plot_animation, plot_image, write_csv, write_json
+from common.files import write_csv, write_json
+from utils import plot_animation, plot_image
 
 VOID = {"meta", "img", "input", "br"}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from tiny_script import run_here
 
-import checkpoint
 import sample
-from cli import pick_amp
+from common.machine import pick_amp
 from ddpm import DDPM
+from training import checkpoint
 
 
 def run_sample(file: Path, out: Path | None, more: str = "") -> int:

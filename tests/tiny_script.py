@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Sequence
 from unittest import mock
 
-from cli import run_script
+from common.console import run_script
 
 
 def run_here(script: ModuleType, words: Sequence[str]) -> int:

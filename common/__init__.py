@@ -1,0 +1,1 @@
+"""What every room uses: how scripts talk and end, the machine, files."""

@@ -1,0 +1,1 @@
+"""Data as one tensor in memory: image sets and points."""

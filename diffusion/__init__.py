@@ -1,0 +1,1 @@
+"""Annexes of ddpm.py: schedules, completions, likelihood, the fast network."""

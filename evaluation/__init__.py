@@ -1,0 +1,1 @@
+"""How good samples are: classifiers, distances, records of measurements."""

@@ -1,0 +1,58 @@
+"""metrics.json, the list of what evaluate.py, train_afhq.py --fid or train_toy.py measured.
+
+reporting/tables.py shows it in the report.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.console import CallError
+from common.files import write_json
+
+if TYPE_CHECKING:
+    from ddpm import DDPM
+
+
+class Record:
+    """A measurement in metrics.json, written anew with each of its results: an interruption loses none.
+
+    What stands there already stays, and so does what another process adds meanwhile. But what a run measured of the
+    model of a step gives way to what it measures there again, after an interruption.
+    """
+
+    def __init__(self, file: Path, **about: Any):
+        self.file, self.entry = file, {**about, "results": []}
+
+    def add(self, result: dict[str, Any]) -> None:
+        others = [entry for entry in read_list(self.file) if entry != self.entry and not self._repeats(entry, result)]
+        self.entry["results"].append(result)
+        write_json(self.file, [*others, self.entry])
+
+    def _repeats(self, entry: Any, result: dict[str, Any]) -> bool:
+        """Is `result` of a run at a step, and `entry` an older one of the same?"""
+        if "step" not in result or not isinstance(entry, dict):
+            return False
+        same = all(entry.get(key) == self.entry.get(key) for key in ("model", "measured"))
+        before = [row for row in entry.get("results") or [] if isinstance(row, dict)]
+        return same and any(row.get("step") == result["step"] for row in before)
+
+
+def reverse_steps(ddpm: DDPM) -> str:
+    """How it takes reverse steps, for a table."""
+    return f"variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"
+
+
+def read_list(file: Path) -> list:
+    """The measurements already in `file`. CallError if it cannot be added to."""
+    if not file.exists():
+        return []
+    try:
+        measured = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
+    if not isinstance(measured, list):
+        raise CallError(f"{file} holds something else than this script writes: choose another --out")
+    return measured

@@ -1,0 +1,1 @@
+"""Figures that show what a model has learnt."""

@@ -1,0 +1,401 @@
+"""What an assignment asks of a log folder, by the kind of run that its config.json tells, and whether it is there and sane."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from common.files import finite
+from reporting.grids import Grid, ends_elsewhere, read_frame, read_grid, what_is_wrong, wrong_images
+from reporting.log_files import POINT_DATA, shown_classes
+from reporting.log_reading import Animation, Folder, Unreadable, printable
+
+POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
+HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
+MOST_SETS = 1000  # of pictures: a run with more of them is looked at by its last one
+BLOWN_UP = 1.5  # a last loss so many times the lowest one has risen
+LEVELS = ("ok", "note", "problem")
+
+
+class Finding(NamedTuple):
+    level: str  # of LEVELS
+    what: str  # the file
+    text: str
+
+
+class Settings(NamedTuple):
+    """What config.json tells of a run, as far as it can be believed."""
+
+    kind: str  # "classes": counted in epochs; "steps": without classes, counted in steps; "points"
+    unit: str  # "epoch" or "step"
+    dataset: str
+    last: int  # epochs or steps asked for
+    every: int  # pictures every so many
+    animate_every: int
+    g_weights: tuple[float, ...]
+    class_names: tuple[str, ...]  # all of them
+    shown: tuple[int, ...]  # those in the grids
+    n_samples: int
+    height: int
+    channels: int
+    T: int
+    seed: int
+    resumed_at: int  # the step of the last continuation: files before it may be of other settings
+    config: dict[str, Any]
+
+    def grid(self) -> Grid:
+        size = (self.height, self.height)
+        if self.kind == "classes":
+            names = tuple(self.class_names[k] for k in self.shown)
+            return Grid(size, names, len(names), self.n_samples, self.n_samples)
+        n_columns = math.ceil(math.sqrt(self.n_samples))
+        return Grid(size, (), n_columns, math.ceil(self.n_samples / n_columns), 0)
+
+    def due(self, done: int) -> list[int]:
+        """The epochs or steps up to `done` after which there are pictures."""
+        last = [self.last] if done >= self.last else []
+        if done // self.every > MOST_SETS:
+            return last
+        return sorted({*range(self.every, done + 1, self.every), *last})
+
+
+class Check:
+    """One folder (None: it cannot be opened), its findings so far, and what its run is and has reached."""
+
+    def __init__(self, folder: Folder | None):
+        self.folder = folder
+        self.findings: list[Finding] = []
+        self.settings: Settings | None = None
+        self.done = 0  # epochs or steps
+        self.rows: list[dict[str, str]] = []
+        self.generated: dict[str, np.ndarray] = {}  # grid's name -> its generated images
+        self.facts: dict[str, Any] = {}  # for the table of many folders
+
+    def say(self, level: str, what: str, text: str) -> None:
+        self.findings.append(Finding(level, printable(what), printable(text, 500)))
+
+    def there(self, name: str, missing: str = "problem", why: str = "is missing") -> bool:
+        """Is this plain file in the folder? A finding of level `missing` if it is not."""
+        if name in self.folder.files:
+            return True
+        kind = self.folder.others.get(name)
+        if kind == "folder":
+            self.say(missing, name, "is a folder, where a file of this name is due")
+        elif kind is None:  # of links and the like there is a problem already
+            self.say(missing, name, why)
+        return False
+
+    def use(self, read: Callable[[str], Any], name: str) -> Any:
+        """`read(name)`; None, and a problem that names the reason, if that cannot be done."""
+        try:
+            return read(name)
+        except Unreadable as error:
+            self.say("problem", name, str(error))
+            return None
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+def read_settings(check: Check) -> None:
+    """config.json -> check.settings; a problem, and None, if it is not there or makes no sense."""
+    if not check.there("config.json", why="is missing: without it nobody knows what this run was"):
+        return
+    config = check.use(check.folder.json, "config.json")
+    if config is None:
+        return
+    try:
+        check.settings = _settings(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        check.say("problem", "config.json", f"does not tell what the run was: {reason}")
+
+
+def _settings(config: dict[str, Any]) -> Settings:
+    arguments, dataset = config["arguments"], config["dataset"]
+
+    def whole(name: str, lowest: int, highest: int, default: int | None = None) -> int:
+        value = arguments.get(name, default)
+        if type(value) is not int or not lowest <= value <= highest:
+            raise ValueError(f"{name} is {printable(value, 40)}, not a whole number from {lowest} to {highest}")
+        return value
+
+    steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
+    kind = "points" if points else "steps" if steps else "classes"
+    names = dataset.get("classes") or []
+    if type(names) is not list or not all(
+        type(name) is str and len(name) <= 100 and name.isprintable() for name in names
+    ):
+        raise ValueError("the classes of the data set are no list of names")
+    weights, shown = (), ()
+    if kind == "classes":
+        weights = arguments["g_weight"]
+        if type(weights) is not list or not 0 < len(weights) <= 100 or None in map(finite, weights):
+            raise ValueError("g_weight is no list of numbers")
+        if not 0 < len(names) <= 1000:
+            raise ValueError("the data set has no classes")
+        most = arguments.get("show_classes")
+        shown = shown_classes(len(names), most if type(most) is int and most > 0 else None)
+    resumed = [again["from_step"] for again in config.get("resumed") or []]
+    if not all(type(step) is int for step in resumed):
+        raise ValueError("a continuation does not say its step")
+    return Settings(
+        kind=kind,
+        unit="step" if steps else "epoch",
+        dataset=str(dataset.get("name", arguments.get("dataset"))),
+        last=whole("train_steps" if steps else "n_epochs", 1, 10**9),
+        every=whole("save_and_sample_every" if steps else "save_every", 1, 2**63 - 1),
+        animate_every=whole("animate_every", 1, 2**63 - 1, 1),
+        g_weights=tuple(weights),
+        class_names=tuple(names),
+        shown=tuple(shown),
+        n_samples=whole("n_samples", 1, 10_000, 1),
+        height=whole("im_height", 1, 1024, 28),
+        channels=whole("im_channels", 1, 3, 3 if steps else 1),
+        T=whole("n_timesteps", 1, 100_000),
+        seed=whole("seed", 0, 2**63 - 1),
+        resumed_at=max(resumed, default=0),
+        config=config,
+    )
+
+
+def check_changes(check: Check) -> None:
+    """A note on the exercise's arguments that were changed."""
+    arguments, defaults = (check.settings.config.get(key) for key in ("arguments", "defaults"))
+    free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "load_path", "save_every")
+    if isinstance(defaults, dict):
+        changed = [n for n in arguments if n in defaults and n not in free and arguments[n] != defaults[n]]
+        text = ", ".join(f"{name} {arguments[name]} (not {defaults[name]})" for name in changed)
+        if changed:
+            check.say("note", "config.json", f"the run was not called with the exercise's settings: {text}")
+
+
+def check_metrics(check: Check) -> None:
+    """metrics.csv: is every row there, are its numbers finite, does the loss fall, is the run finished?"""
+    name, settings = "metrics.csv", check.settings
+    if not check.there(name):
+        return
+    rows = check.use(check.folder.csv, name)
+    if rows is None:
+        return
+    missing = [key for key in (settings.unit, "train_loss") if not rows or key not in rows[0]]
+    if missing:
+        check.say("problem", name, "has no row" if not rows else f"has no column {missing[0]}")
+        return
+    check.rows = rows
+    marks = [finite(row[settings.unit]) for row in rows]
+    losses = [finite(row["train_loss"]) for row in rows]
+    wrong = [i for i, (mark, loss) in enumerate(zip(marks, losses)) if mark is None or loss is None]
+    wrong += [
+        i for i, row in enumerate(rows) if (row.get("val_loss") or "0") and finite(row.get("val_loss") or 0) is None
+    ]
+    if wrong:
+        check.say("problem", name, f"row {min(wrong) + 1} has a loss (or {settings.unit}) that is no finite number")
+        return
+    check.done = int(max(marks))
+    before = len(check.findings)
+    if settings.unit == "epoch" and marks != list(range(1, len(rows) + 1)):
+        absent = sorted(set(range(1, min(check.done, 10**6) + 1)) - set(marks))
+        text = f"epoch {absent[0]} is missing" if absent else "its epochs do not stand in order, each once"
+        check.say("problem", name, text)
+    elif any(a >= b for a, b in zip(marks, marks[1:])):
+        check.say("problem", name, f"its {settings.unit}s do not rise from row to row")
+    end = float(np.mean(losses[-max(1, len(losses) // 4) :]))
+    if len(losses) > 1 and end >= losses[0]:
+        check.say("problem", name, f"the training loss does not fall: {losses[0]:.4g} at first, {end:.4g} at the end")
+    elif losses[-1] > BLOWN_UP * min(losses):
+        check.say("problem", name, f"the training loss rose again: from {min(losses):.4g} to {losses[-1]:.4g}")
+    if len(check.findings) == before:
+        text = f"{len(rows)} rows, training loss {losses[0]:.4g} at first, {losses[-1]:.4g} at the end"
+        check.say("ok" if len(rows) > 1 else "note", name, text + ("" if len(rows) > 1 else ": one row is no curve"))
+    check.facts["train_loss"] = losses[-1]
+    finished = check.done >= settings.last
+    text = f"{'finished' if finished else 'not finished:'} {check.done} of {settings.last} {settings.unit}s"
+    check.say("ok" if finished else "problem", "the run", text + ("" if finished else "; --resume goes on with it"))
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def check_figure(check: Check, name: str, missing: str = "problem") -> np.ndarray | None:
+    """A picture of any kind: is it there, can it be decoded, does it show something?"""
+    if not check.there(name, missing):
+        return None
+    page = check.use(check.folder.picture, name)
+    wrong = what_is_wrong(page) if page is not None else None
+    if wrong:
+        check.say("problem", name, wrong)
+        return None
+    if page is not None:
+        check.say("ok", name, f"{page.shape[1]} x {page.shape[0]} pixels")
+    return page
+
+
+def check_pictures(check: Check) -> None:
+    """The figures, grids and animations that this kind of run owes."""
+    settings, finished = check.settings, check.done >= check.settings.last
+    check_figure(check, "loss.png")
+    if settings.kind == "points":
+        for name in POINT_FIGURES:
+            check_figure(check, name)
+    elif settings.kind == "steps":
+        for name in ("forward_process.png", "backward_process.png"):
+            check_figure(check, name)
+        if settings.config["arguments"].get("fid"):
+            check_figure(check, "fid.png")
+    elif finished:
+        for name in ("inpainting.png", "mixture.png")[: 2 if len(settings.class_names) > 1 else 1]:
+            check_figure(check, name, "problem" if settings.dataset in ("mnist", "rendered") else "note")
+        for name in ("data.png", "forward_process.png", "backward_process.png"):
+            check_figure(check, name, "note")
+    if settings.kind != "points":
+        _check_samples(check)
+
+
+def grid_name(settings: Settings, mark: int, w: float | None) -> str:
+    if settings.kind == "classes":
+        return f"generated_images_epoch{mark}_guidance_weight{w:g}.png"
+    return f"samples_step{mark}.png"
+
+
+def _check_samples(check: Check) -> None:
+    settings = check.settings
+    real: tuple[str, np.ndarray] | None = None
+    for mark in settings.due(min(check.done, settings.last)):
+        final = mark == settings.last
+        animated = final or (settings.kind == "classes" and mark % settings.animate_every == 0)
+        # What a continued run drew before it was continued may have been asked for with other arguments.
+        steps = mark if settings.unit == "step" else int(finite(check.rows[mark - 1].get("step")) or 0) \
+            if mark <= len(check.rows) else 0  # fmt: skip
+        level = "note" if steps <= settings.resumed_at and not final else "problem"
+        for w in settings.g_weights or (None,):
+            name = grid_name(settings, mark, w)
+            title = f"epoch {mark}, guidance weight {w:g}" if w is not None else f"step {mark}, samples"
+            if check.there(name, level):
+                real = _check_grid(check, name, title, level, real) or real
+            if animated:
+                gif = name.replace("generated_images", "animation").replace("samples_", "animation_")
+                gif = gif.replace(".png", ".gif")
+                if check.there(gif, level):
+                    _check_animation(check, gif, check.generated.get(name), level)
+
+
+def _check_grid(
+    check: Check, name: str, title: str, level: str, real: tuple[str, np.ndarray] | None
+) -> tuple[str, np.ndarray] | None:
+    """One grid; `real` are the real images of an earlier one. Returns its name and its own, if it has any."""
+    page = check.use(check.folder.picture, name)
+    if page is None:
+        return None
+    wrong, grid = what_is_wrong(page), check.settings.grid()
+    groups = wrong or read_grid(page, grid, title)
+    if isinstance(groups, str):
+        check.say(level, name, groups)
+        return None
+    generated, own = groups[0], groups[1] if len(groups) > 1 else None
+    if not grid.names:  # the last row may be filled up with blanks
+        generated = generated.reshape(-1, *generated.shape[2:])[: check.settings.n_samples][:, None]
+    wrong = wrong_images(generated, own)
+    same = [other for other, images in check.generated.items() if np.array_equal(images, generated)]
+    if wrong is None and same:
+        wrong = f"shows the same generated images as {same[0]}"
+    if wrong is None and real is not None and own is not None and not np.array_equal(own, real[1]):
+        wrong = f"shows other real images than {real[0]}"
+    check.generated[name] = generated
+    if wrong:
+        check.say(level, name, wrong)
+    else:
+        rows = f"{grid.n_rows} rows of generated" + (f", {grid.n_real_rows} of real images" if own is not None else "")
+        check.say("ok", name, rows)
+    return (name, own) if own is not None else None
+
+
+def _check_animation(check: Check, name: str, generated: np.ndarray | None, level: str) -> None:
+    animation: Animation | None = check.use(check.folder.animation, name)
+    if animation is None:
+        return
+    settings, grid = check.settings, check.settings.grid()
+    first, last = (read_frame(frame, grid, settings.T) for frame in (animation.first, animation.last))
+    if animation.n_frames < 2:
+        wrong = "does not move: it has one frame"
+    elif not animation.moves:
+        wrong = f"does not move: its {animation.n_frames} frames are the same"
+    elif last is None:
+        shape = f"{animation.last.shape[1]} x {animation.last.shape[0]}"
+        wrong = f"has {shape} pixels, which is no grid of {grid.n_rows} rows of {grid.n_columns} images"
+    else:
+        if not grid.names:
+            first, last = (x.reshape(-1, *x.shape[2:])[: settings.n_samples][:, None] for x in (first, last))
+        wrong = ends_elsewhere(last, generated) if generated is not None else None
+        if wrong is None and ends_elsewhere(last, first) is None:
+            wrong = "hardly moves: its first frame shows the images of its last"
+    check.say(level if wrong else "ok", name, wrong or f"{animation.n_frames} frames, from noise to the grid's images")
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def last_model(settings: Settings) -> str:
+    return f"model_{settings.unit}{settings.last}.pt"
+
+
+def check_model_files(check: Check) -> list[str]:
+    """Are the models there that the run was to write? Returns the names of all that are (evaluation/model_checks.py reads
+    them, which needs torch).
+    """
+    settings, files = check.settings, check.folder.files
+    last = last_model(settings)
+    if check.done >= settings.last:
+        n_bytes = 4 * (finite(settings.config.get("n_parameters")) or 0)
+        large = n_bytes > HAND_IN
+        why = f"is missing ({n_bytes / 1e6:.0f} MB: too large to hand in)" if large else "is missing"
+        check.there(last, "note" if large else "problem", why)
+    for mark in settings.due(min(check.done, settings.last)):
+        name = f"model_{settings.unit}{mark}.pt"
+        if name != last:
+            check.there(name, "note")
+    if settings.kind == "points" and not any(re.fullmatch(r"model_.+\.pt", name) for name in files):
+        return []
+    return sorted(name for name in files if re.fullmatch(r"(model_(epoch|step)\d+|checkpoint)\.pt", name))
+
+
+# ------------------------------------------------------------------------------------------------ the rest of the folder
+
+
+def check_others(check: Check) -> None:
+    """Links and other things that are no files; files that are worth having; files that nobody expects."""
+    for name, kind in sorted(check.folder.others.items()):
+        if kind == "folder":
+            check.say("note", name, "is a folder, which was not looked into")
+        else:
+            check.say("problem", name, f"is a {kind}, which was not followed or opened: hand in the file itself")
+    check.there("report.html", "note", "is missing: python report.py FOLDER writes it")
+    check.there("train.log", "note")
+    check.there("checkpoint.pt", "note", "is not here, so that the run cannot go on (normal after handing in)")
+    measured = "metrics.json" in check.folder.files
+    if measured:
+        entries = check.use(check.folder.json, "metrics.json")
+        if entries is not None:
+            check.say("ok", "metrics.json", "can be read")
+    elif check.settings is not None:
+        level = "problem" if check.settings.kind == "points" else "note"
+        check.there("metrics.json", level, "is missing: nothing was measured (python evaluate.py MODEL)")
+
+
+def check_strangers(check: Check) -> None:
+    """Pictures that nobody asked for must be decodable too; a note on files that no script of the suite writes."""
+    told = {finding.what for finding in check.findings}
+    for name in sorted(check.folder.files):
+        if name.lower().endswith(".png") and printable(name) not in told:
+            check_figure(check, name)
+        elif name.lower().endswith(".gif") and printable(name) not in told:
+            check.use(check.folder.animation, name)
+    known = r"config\.json|metrics\.(csv|json)|report\.html|train\.log|samples\.(log|npz)|checkpoint\.pt"
+    known += r"|model_(epoch|step)\d+\.pt|.+\.(png|gif|csv)"
+    strange = sorted(name for name in check.folder.files if not re.fullmatch(known, name))
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        check.say("note", ", ".join(strange[:5]) + more, "no script of the suite writes this")

@@ -1,0 +1,155 @@
+"""What the figures of a log folder show and what to look for, by file name: the one place to name a new figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Sequence
+
+if TYPE_CHECKING:
+    pass
+
+
+class Caption(NamedTuple):
+    """A section of the report, a short title, and a sentence or two of what one sees and what to look for."""
+
+    section: str
+    title: str
+    text: str
+
+
+SAMPLES, NOISE, MORE, MEASURED = "Samples", "From noise to image", "What else the model can do", "Measurements"
+
+CAPTIONS = {
+    "samples": Caption(
+        SAMPLES,
+        "Samples of the trained model",
+        "Drawn by sample.py; samples.log names the command. Look for images that are clean, of the class asked for, "
+        "and different from one another.",
+    ),
+    "data": Caption(
+        SAMPLES,
+        "The training data",
+        "Real training images, by class: what the model is asked to imitate. The samples should look as if they "
+        "came from here, and copy none of them.",
+    ),
+    "forward_process": Caption(
+        NOISE,
+        "Forward process",
+        "Training images on their way to noise, a row for each time t. In the last row nothing of the image should be "
+        "left to see: sampling starts from such noise.",
+    ),
+    "backward_process": Caption(
+        NOISE,
+        "Backward process",
+        "The model's way back from the last noise of the forward process, at the same times. What comes out should be "
+        "clean; it need not be the image that went in, as the noise has kept almost nothing of it.",
+    ),
+    "inpainting": Caption(
+        MORE,
+        "Completed images",
+        "Originals, what is left of them, and completions of each. The visible part should be the original's, the "
+        "seam invisible, and the completions plausible and not all the same.",
+    ),
+    "mixture": Caption(
+        MORE,
+        "Mixtures of classes",
+        "Classes alone, and two ways to ask for something in between, from the same noise in each row. Look for "
+        "images that share traits of both classes.",
+    ),
+    "guidance_sweep": Caption(
+        MORE,
+        "Guidance sweep",
+        "A row for each guidance weight, all from the same noise. With the weight the class becomes plainer and the "
+        "images become alike, until strokes and colours are overdone.",
+    ),
+    "vector_field": Caption(
+        MORE,
+        "Learnt vector field",
+        "Where the network moves points at several times t. The arrows should lead to the data, and to the nearer of "
+        "two places where there are two.",
+    ),
+    "networks": Caption(
+        MORE,
+        "Networks compared",
+        "The same data and training with different networks. Sharp edges and empty gaps tell the better one.",
+    ),
+    "comparison": Caption(
+        MORE,
+        "Models compared",
+        "Samples of several models from the same noise, above real images, each with its parameters and validation "
+        "loss. Look for what the weaker one gets wrong: specks, broken strokes, classes that cannot be told apart.",
+    ),
+    "fid": Caption(
+        MEASURED,
+        "Distance to the training images over the steps",
+        "How far the features of samples are from those of the training images; it should fall, and lower is better. "
+        "The line below the curve says which features.",
+    ),
+    "bits_per_dim": Caption(
+        MEASURED,
+        "Bits per dimension by timestep",
+        "What each timestep adds to the variational bound. Most of it comes from the smallest t, where the finest "
+        "detail is coded.",
+    ),
+}
+# The same names in a run on points of the plane mean something else.
+POINTS = {
+    "samples": Caption(
+        SAMPLES,
+        "Samples and true density",
+        "Points drawn from the model over the density that they should follow. Look for points in places where there "
+        "should be none, and for places without points.",
+    ),
+    "data": Caption(SAMPLES, "The training data", "Points drawn from the true distribution."),
+    "forward_process": Caption(
+        NOISE,
+        "Forward process",
+        "Data points on their way to noise. At the end they should be a round standard Gaussian, with no trace of "
+        "where they came from.",
+    ),
+    "backward_process": Caption(NOISE, "Backward process", "Noise on its way to the data, step by step."),
+}
+POINT_DATA = ("two_gaussians", "chequerboard")  # points.DISTRIBUTIONS, by name: a page is made without torch
+
+
+def caption(name: str, points: bool = False) -> Caption:
+    """The caption of a figure by its file name; a name that is not in the table stands for itself.
+
+    `inpainting_2.png` has the caption of `inpainting.png`, and `bits_per_dim_epoch5.png` that of `bits_per_dim`.
+    """
+    key, rest = _key(name)
+    known = (POINTS.get(key) if points else None) or CAPTIONS.get(key)
+    if known is None:
+        return Caption(MORE, name, "")
+    return known._replace(title=f"{known.title} ({rest.replace('_', ' ')})") if rest else known
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """File names in the order of the table; those that are not in it come last."""
+    order = list(CAPTIONS)
+    return sorted(names, key=lambda name: (order.index(key) if (key := _key(name)[0]) in order else len(order), name))
+
+
+def _key(name: str) -> tuple[str, str]:
+    """The entry of the table that a file name belongs to, and what the name has more; ("", name) if there is none."""
+    stem = name.rpartition(".")[0] or name
+    for key in CAPTIONS:
+        if stem == key or stem.startswith(f"{key}_"):
+            return key, stem[len(key) + 1 :]
+    return "", name
+
+
+MOST_COLUMNS = 20  # of a picture that nobody asked to be wider
+
+
+FEW = 10  # classes that a picture shows instead, where there are more
+
+
+def shown_classes(n_classes: int, most: int | None = None) -> list[int]:
+    """The classes that a picture shows, as indices: all of them, or else `most` that are spread evenly.
+
+    most: None is all if there are at most 20, and 10 of more: a hundred columns cannot be read, and take long to draw.
+    """
+    if most is None:
+        most = n_classes if n_classes <= MOST_COLUMNS else FEW
+    n_shown = min(n_classes, most)
+    return [i * n_classes // n_shown for i in range(n_shown)]

@@ -1,0 +1,273 @@
+"""The page of one log folder, built from nothing but the files that stand in it."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from common.files import atomic_write, finite, format_duration
+from reporting.curves import curves
+from reporting.html import (
+    contents,
+    figure,
+    film,
+    page,
+    paragraph,
+    pause_switch,
+    pictures,
+    scroll,
+    section,
+    stepper,
+    table,
+)
+from reporting.index import write_index
+from reporting.log_files import MEASURED, MORE, NOISE, SAMPLES, caption, in_order
+from reporting.reader import Run, find_pictures, read_run
+from reporting.tables import judged, measured_tables
+
+__all__ = ["find_pictures", "write_index", "write_report"]
+N_LAST = 10  # rows of metrics.csv that are shown
+
+WITH_CLASSES = (
+    "Top rows: generated, a column for each class, from the same noise for every epoch and guidance weight w. Bottom rows: "
+    "real test images of these classes. Can each column be read as its class? Do its images differ? At w = 0 the "
+    "model is asked as it was trained; a larger w makes the class plainer and the images more alike."
+)
+WITHOUT_CLASSES = (
+    "Drawn from the same noise each time, so that the same place shows the same image growing better. Look for images "
+    "that are sharp, whole, and different from one another."
+)
+REVERSE = (
+    "The reverse process, from pure noise at t = T to an image. The large shapes come first and the detail last; it ends "
+    "in the pictures shown above."
+)
+
+
+# ------------------------------------------------------------------------------------------------- the top of the page
+
+
+def _head(run: Run) -> str:
+    """Title, state, and what was trained on what and when."""
+    dataset, config = run.table("dataset"), run.config
+    sizes = []
+    for key, name in (("train_images", f"training {run.things}"), ("val_images", f"validation {run.things}")):
+        count = finite(dataset.get(key))
+        if count:
+            sizes.append(f"{count:,.0f} {name}")
+    classes = dataset.get("classes")
+    if isinstance(classes, list) and classes:
+        sizes.append(f"{len(classes)} class{'es' * (len(classes) != 1)}")
+    data = str(dataset.get("name", "")) + (f" ({', '.join(sizes)})" if sizes else "")
+    lines = [
+        ("Data", data),
+        ("Network", run.table("spec").get("network", run.table("arguments").get("network"))),
+        *((name.capitalize(), config.get(name)) for name in ("device", "started", "seed")),
+    ]
+    about = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in lines if value not in (None, "")
+    )
+    return (
+        f"<header>\n<h1>{escape(run.path.resolve().name)}</h1>\n"
+        f'<p class="state">{escape(run.state())}</p>\n'
+        + (f'<dl class="about">{about}</dl>\n' if about else "")
+        + "</header>\n"
+    )
+
+
+def _facts(run: Run) -> str:
+    """The key figures; what is not known is left out."""
+    facts = []
+    for key, name in (("train_loss", "training loss"), ("val_loss", "validation loss")):
+        measured = [row for row in run.rows if finite(row.get(key)) is not None]
+        if measured:
+            when = int(finite(measured[-1].get(run.unit)) or 0)
+            facts.append((f"{name}, {run.unit} {when}", f"{finite(measured[-1][key]):.4g}"))
+    judge = judged(run.path / "metrics.json")
+    if judge:
+        facts.append((f"judge accuracy, w = {judge[0]:g}", f"{judge[1]:.1%}"))
+    seconds = [second for second in (finite(row.get("seconds")) for row in run.rows) if second]
+    if seconds:
+        facts.append(("training time", format_duration(sum(seconds))))
+    speeds = [speed for speed in (finite(row.get("images_per_second")) for row in run.rows) if speed]
+    if speeds:
+        facts.append((f"{run.things} per second", f"{statistics.median(speeds):,.0f}"))
+    n_parameters = finite(run.config.get("n_parameters"))
+    if n_parameters:
+        facts.append(("parameters", f"{n_parameters:,.0f}"))
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n" for name, value in facts)
+    return f'<dl class="facts">{items}</dl>\n' if items else ""
+
+
+# ------------------------------------------------------------------------------------------------- the pictures
+
+
+def _title(name: str, weight: str) -> str:
+    return f"Guidance weight {weight}" if weight else name
+
+
+def _grids(run: Run) -> str:
+    """The grids of samples: guidance weights side by side, and a stepper through the epochs."""
+    steps, with_classes = [], any(weight for weights in run.pictures.grids.values() for weight in weights)
+    for moment, weights in run.pictures.grids.items():
+        figures = []
+        for weight, name in weights.items():
+            rows = f", guidance weight {weight}, generated rows above real ones" if weight else ""
+            figures.append(figure(run.path, name, _title(name, weight), alt=f"Samples after {moment}{rows}"))
+        steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "weights")))
+    if not steps:
+        return ""
+    unit = next(reversed(list(run.pictures.grids))).unit
+    return paragraph(WITH_CLASSES if with_classes else WITHOUT_CLASSES) + stepper("grid", "Samples", unit, steps)
+
+
+def _films(run: Run) -> str:
+    """The GIFs, with a switch that pauses them all, and a stepper through the epochs."""
+    found, steps = run.pictures, []
+    for moment, weights in found.animations.items():
+        figures = []
+        for weight, name in weights.items():
+            alt = f"The reverse process after {moment}" + (f", guidance weight {weight}" if weight else "")
+            figures.append(film(run.path, name, found.still(name), _title(name, weight), alt))
+        steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "films")))
+    others = [name for name in found.others if name.lower().endswith(".gif")]
+    more = []
+    for name in others:
+        title, text = caption(name)[1:] if not found.still(name) else (Path(name).stem, "The way to these samples.")
+        more.append(film(run.path, name, found.still(name), title, title, text))
+    if not steps and not more:
+        return ""
+    unit = next(reversed(list(found.animations))).unit if steps else ""
+    parts = [paragraph(REVERSE), pause_switch("pause"), stepper("film", "Animations", unit, steps) if steps else ""]
+    paired = [name for w in found.animations.values() for name in w.values()] + others
+    paired = [name for name in paired if found.still(name)]
+    if paired:
+        parts.append(paragraph(f"Not printed, as they end in pictures shown above: {', '.join(paired)}", "print soft"))
+    return "".join(parts) + pictures(more, "films")
+
+
+def _figures(run: Run) -> dict[str, str]:
+    """For each section of the page the figures that belong there by their names."""
+    found: dict[str, list[str]] = {}
+    for name in in_order(run.pictures.others):
+        if not name.lower().endswith(".gif"):
+            place, title, text = caption(name, run.things == "points")
+            found.setdefault(place, []).append(figure(run.path, name, title, text, alt=title))
+    return {place: pictures(figures) for place, figures in found.items()}
+
+
+# ------------------------------------------------------------------------------------------------- numbers and settings
+
+
+def _progress(run: Run) -> str:
+    """The curves, loss.png, and the last rows of metrics.csv as they stand there."""
+    drawn, loss = curves(run), ""
+    if run.pictures.loss:
+        loss = figure(run.path, "loss.png", "loss.png", alt="Loss curves, as the training script drew them")
+        if drawn:  # the same curves once more: folded away, but there, as the file is part of what is handed in
+            loss = f"<details><summary>loss.png, the same curves as a file</summary>\n{loss}</details>\n"
+    if not run.rows:
+        return loss
+    text = (
+        "The mean goes flat long before training is done: watch the timesteps (small t: fine detail) and the samples."
+    )
+    names = [name for name in run.rows[0] if name]
+    rows = [[row[name] or "" for name in names] for row in run.rows[-N_LAST:]]
+    what = f"The last {run.unit}s" if len(run.rows) > N_LAST else f"Each {run.unit}"
+    numbers = scroll(table([name.replace("_", " ") for name in names], rows), what)
+    link = '<p><a href="./metrics.csv">metrics.csv</a> has every row.</p>\n'
+    return f"{paragraph(text) if drawn else ''}{drawn}{loss}<h3>{what}</h3>\n{numbers}{link}"
+
+
+def _settings(run: Run) -> str:
+    """Every argument: first those that differ from their defaults, beside these; then the others."""
+    arguments, defaults = run.table("arguments"), run.table("defaults")
+    changed = [name for name, value in arguments.items() if name in defaults and value != defaults[name]]
+    if not arguments:
+        return ""
+    rows = "".join(
+        f'<tr class="changed"><th scope="row">{escape(str(name))}</th><td>{_text(arguments[name])}</td>'
+        f"<td>{_text(defaults[name])}</td></tr>"
+        for name in changed
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("argument", "this run", "default"))
+    top = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    rest = "".join(
+        f"<div><dt>{escape(str(name))}</dt><dd>{_text(value)}</dd></div>\n"
+        for name, value in arguments.items()
+        if name not in changed
+    )
+    count = f"{len(changed)} of {len(arguments)} arguments differ from the script's defaults."
+    return (
+        paragraph(count if defaults else "The defaults of the script are not known.")
+        + (scroll(top, "Settings that differ from the defaults") if changed else "")
+        + (f'<h3>{"As by default" if defaults else "Arguments"}</h3>\n<dl class="rest">{rest}</dl>\n' if rest else "")
+    )
+
+
+def _text(value: Any) -> str:
+    """A setting as it is typed: lists without brackets."""
+    plain = isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value)
+    return escape(" ".join(map(str, value)) if plain else str(value))
+
+
+def _how(run: Run) -> str:
+    """What was called: command lines, commits, versions, and the weights that came of it."""
+    config = run.config
+    lines = [str(config["command"])] if config.get("command") else []
+    lines += [f"commit {config['commit']}"] if config.get("commit") else []
+    resumed = config.get("resumed")
+    for again in resumed if isinstance(resumed, list) else []:
+        if isinstance(again, dict):
+            what = (f"{name} {again[name]}" for name in ("from_step", "started", "commit") if again.get(name))
+            lines += [str(again.get("command", "resumed")), f"    resumed, {', '.join(what)}"]
+    versions = ", ".join(f"{name} {version}" for name, version in run.table("versions").items())
+    files = sorted(
+        (path for path in run.path.glob("model_*.pt") if path.is_file()), key=lambda p: (len(p.name), p.name)
+    )
+    weights = ", ".join(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)  # model_epoch5 before 10
+    about = [("Versions", versions), ("Weights", weights)]
+    return (f"<pre>{escape(chr(10).join(lines))}</pre>\n" if lines else "") + "".join(
+        paragraph(f"{name}: {text}") for name, text in about if text
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def write_report(log_dir: str | os.PathLike) -> Path:
+    """Write `report.html` into a log folder from what stands in it, and return its path.
+
+    Reads config.json, metrics.csv (a row per epoch, or per stretch of steps; `seconds` is the time of that row),
+    metrics.json, and the names and sizes of the PNGs and GIFs. What is missing is left out; what cannot be read is named
+    on the page. Raises NotADirectoryError if there is no such folder.
+    """
+    run = read_run(log_dir)
+    figures = _figures(run)
+    measured = measured_tables(run.path / "metrics.json", run.notes)
+    expected = run.config.get("expected")
+    parts = {
+        SAMPLES: (_grids(run), figures.get(SAMPLES, "")),
+        NOISE: (_films(run), figures.get(NOISE, "")),
+        "Curves": (_progress(run),),
+        MORE: (figures.get(MORE, ""),),
+        MEASURED: (measured, figures.get(MEASURED, "")),
+        "Settings": (_settings(run),),
+        "How it was called": (_how(run),),
+    }
+    sections = [section(title, *content) for title, content in parts.items()]
+    body = [
+        _head(run),
+        *(paragraph(note, "note") for note in run.notes),
+        _facts(run),
+        paragraph(f"What to expect: {expected}" if expected else "", "expected"),
+        contents(sections, list(parts)),
+        *sections,
+    ]
+    with atomic_write(run.path / "report.html") as temporary:
+        # A lone surrogate from a damaged file has no UTF-8 form; a character reference does for it.
+        text = page(run.path.resolve().name, body)
+        temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    return run.path / "report.html"

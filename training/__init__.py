@@ -1,0 +1,1 @@
+"""From a DDPM and a data set to a complete log folder."""

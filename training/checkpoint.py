@@ -1,0 +1,237 @@
+"""Files that hold a model: what makes one, written atomically, read without trust.
+
+`checkpoint.pt` continues a run; `model_epoch{E}.pt` holds the weights that made the pictures. Both carry the recipe
+(`Spec`) of the network and the schedule, so that a program needs nothing but the file. They contain tensors and plain
+Python values only. Files come from strangers too: what is not laid out as this suite writes it is refused before torch
+sees it, and the rest is read with `weights_only=True`, so that no file can run code or fill the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import IO, Any, Dict
+
+import torch
+import torch.nn as nn
+
+from common.console import CallError, RunError, values_from_call
+from common.files import atomic_write
+from datasets.sources import SOURCES
+from ddpm import DDPM
+from networks import Conditional_UNet, fc, unet
+
+FORMAT = 1
+NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
+
+# {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
+Spec = Dict[str, Any]
+
+MOST_UNITS = 4096  # channels, pixels, blocks: even without its weights a network takes time to build
+MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
+# All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
+# through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
+STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
+NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
+
+# Arguments that may differ between a run and its continuation: none of them changes what training computes. (The
+# device does, since each kind has random numbers of its own, but a run must be able to go on elsewhere.)
+FREE = set(
+    "n_epochs log_dir data_dir n_workers g_weight n_samples show_classes resume save_every animate_every device compile "
+    "train_steps save_and_sample_every fid judge_dir load_path".split()
+)
+# These do, but after a loss that became infinite one of them is what the user has to change.
+ADJUSTABLE = {"l_rate", "amp"}
+
+
+def build(spec: Spec, device: torch.device, amp_dtype: torch.dtype | None = None) -> DDPM:
+    """The DDPM that `spec` describes, with fresh weights. CallError if its arguments are impossible."""
+    with values_from_call():
+        network = NETWORKS[spec["network"]](**spec["network_arguments"])
+        return DDPM(network, device=device, amp_dtype=amp_dtype, **spec["ddpm"])
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write atomically: the file before stays until the new one is complete and on the disk."""
+    with atomic_write(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def load(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a file of this suite onto the CPU; `needed` are the keys that it must hold.
+
+    RunError in one line if the file is missing, damaged, foreign, or of another kind than needed.
+    """
+    if not path.is_file():
+        raise RunError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
+            raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
+    if not isinstance(content, dict) or not _is_plain(content.get("format"), int) or content["format"] != FORMAT:
+        raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise RunError(f"{path} is another kind of file of this suite: it holds no {missing[0]!r}")
+    return content
+
+
+def load_model(
+    path: Path, device: torch.device, amp_dtype: torch.dtype | None = None, raw: bool = False
+) -> tuple[DDPM, dict[str, Any]]:
+    """The DDPM of a model_epoch{E}.pt or checkpoint.pt on `device`, and what else the file holds.
+
+    Of a checkpoint it has the moving average of the weights, or with `raw` the weights themselves. amp_dtype: see DDPM.
+    content["class_names"] are as many strings as the network has classes, content["arguments"] is a dict.
+
+    RunError in one line if the file is missing, damaged, foreign or hostile; CallError if it has no raw weights.
+    """
+    content = load(path, "spec", "model", "arguments", "class_names", "epoch")
+    if raw and "average" not in content:
+        raise CallError(f"{path} holds only averaged weights; --raw needs a checkpoint.pt")
+    weights = content["model"] if raw else content.get("average", content["model"])
+    try:
+        network = _check_spec(content["spec"])
+        _check_weights(weights, network, path.stat().st_size)
+        _check_class_names(content["class_names"], getattr(network, "n_classes", None) or 0)
+        _plain_values(content["arguments"], "arguments", most=1000)
+        if not _is_plain(content["epoch"], int):
+            raise ValueError("its epoch is no number")
+    except Exception as error:  # as above: constructors raise anything when they are fed anything
+        raise RunError(f"{path} holds no model of this suite ({_reason(error)})") from None
+    ddpm = build(content["spec"], device, amp_dtype)
+    load_weights(ddpm.nn_model, weights, path)
+    return ddpm, content
+
+
+def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The data set that a model (of `load_model`) was trained on: its name and which images of it, for `datasets.load`.
+
+    n_classes is None for a model without classes: all that the data set has, or data_class alone. CallError for a data
+    set unknown here.
+    """
+    name = content["arguments"].get("dataset")
+    if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
+        raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
+    channels, height, _ = ddpm.nn_model.size
+    n_classes = len(content["class_names"]) or None
+    data_class = None if n_classes else content["arguments"].get("data_class")
+    return name, {"n_classes": n_classes, "data_class": data_class, "im_height": height, "im_channels": channels}
+
+
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the weights of a file into a network. RunError in one line if they belong to another one."""
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError):
+        raise RunError(f"the weights in {path} do not fit its network") from None
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The arguments that decide training and differ, as '--n_timesteps was 400, is 100': forbidden, adjustable."""
+    names = [name for name in now if name not in FREE and before.get(name) != now[name]]
+    lines = {name: f"--{name} was {before.get(name)}, is {now[name]}" for name in names}
+    forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
+    return forbidden, [line for name, line in lines.items() if name in ADJUSTABLE]
+
+
+# ------------------------------------------------------------------------------------------------ distrust
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _checked_archive(file: IO[bytes]) -> IO[bytes]:
+    """What torch may read: the parts of the file, packed anew. Raises unless they are laid out as torch.save lays them
+    out, whole, and name nothing unknown.
+
+    Packed anew, because a file can hold two tables of contents, of which torch would read the one not checked here.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its parts are compressed, which torch never does")
+        if sum(member.file_size for member in members) > file.seek(0, 2):  # parts that lie on top of each other
+            raise ValueError("its parts are larger than the file")
+        pickles = [member for member in members if member.filename.lower().endswith(".pkl")]
+        if len(pickles) != 1:
+            raise ValueError("it is not one torch.save")
+        try:
+            parts = {member.filename: archive.read(member) for member in members}
+        except zipfile.BadZipFile:
+            raise ValueError("a checksum is wrong") from None
+        for operation, argument, _ in pickletools.genops(parts[pickles[0].filename]):
+            # Whatever looks up a name: GLOBAL, and those that torch does not use (STACK_GLOBAL, INST, EXT1 ...).
+            looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
+            if looks_up and argument not in NAMES:
+                raise ValueError(f"it names {argument!r}")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as copy:
+        for name, part in parts.items():
+            copy.writestr(name, part)
+    packed.seek(0)
+    return packed
+
+
+def _is_plain(value: Any, *kinds: type) -> bool:
+    """Is this a value of these types that can be computed with and printed without harm?"""
+    if type(value) not in kinds:
+        return False
+    return len(value) <= 100 if isinstance(value, str) else value is None or abs(value) < 2**63
+
+
+def _plain_values(arguments: Any, what: str, most: int = 100) -> list[Any]:
+    """The values of a dict, those of its lists one by one. Raises unless these are at most so many, and plain as its keys."""
+    if type(arguments) is not dict:
+        raise ValueError(f"its {what} are no dict")
+    lists = [value if type(value) is list else [value] for value in arguments.values()]
+    if sum(map(len, lists)) > most:  # before they are joined: a file can hold one long list many times
+        raise ValueError(f"its {what} are no plain values, but more than {most}")
+    values = [v for some in lists for v in some]
+    if not all(_is_plain(v, int, float, bool, str, type(None)) for v in [*arguments, *values]):
+        raise ValueError(f"its {what} are no plain values")
+    return values
+
+
+def _check_class_names(names: Any, n_classes: int) -> None:
+    """Raise unless `names` are n_classes different words that can stand in a figure and on a terminal."""
+    if type(names) is not list or not all(_is_plain(name, str) and name.isprintable() for name in names):
+        raise ValueError("its class_names are no list of short words")
+    if len(names) != n_classes or len(set(names)) != n_classes:
+        raise ValueError(f"its class_names are not {n_classes} different ones")
+
+
+def _check_spec(spec: Any) -> nn.Module:
+    """The network of a recipe, without memory for its weights (on the meta device). Raises if the recipe is impossible."""
+    if type(spec) is not dict or not _is_plain(spec.get("network"), str) or spec["network"] not in NETWORKS:
+        raise ValueError("its spec names no network of this suite")
+    for part, most in (("network_arguments", MOST_UNITS), ("ddpm", MOST_TIMESTEPS)):
+        too_large = [v for v in _plain_values(spec.get(part), part) if type(v) is int and v > most]
+        if too_large:
+            raise ValueError(f"its {part} hold {too_large[0]:,}, more than {most:,}")
+    DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
+    with torch.device("meta"):
+        return NETWORKS[spec["network"]](**spec["network_arguments"])
+
+
+def _check_weights(weights: Any, network: nn.Module, n_bytes: int) -> None:
+    """Raise unless `weights` are those of `network`, finite, and together no more than the n_bytes of their file."""
+    expected = network.state_dict()
+    if not isinstance(weights, dict) or weights.keys() != expected.keys():
+        raise ValueError("its weights have other names than those of its network")
+    for name, like in expected.items():
+        weight = weights[name]
+        if not isinstance(weight, torch.Tensor):
+            raise ValueError(f"{name} is no tensor")
+        if weight.shape != like.shape or weight.dtype != like.dtype:
+            raise ValueError(f"{name} is {weight.dtype} {list(weight.shape)}, not {like.dtype} {list(like.shape)}")
+    # A tensor can claim any shape for a single number, repeated.
+    if sum(weight.numel() * weight.element_size() for weight in weights.values()) > n_bytes:
+        raise ValueError("its weights are larger than the file")
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")

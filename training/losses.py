@@ -1,0 +1,111 @@
+"""What the next row of metrics is made of."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+from datasets.image_set import ImageSet
+from ddpm import DDPM
+from training.seeds import VALIDATION, seed_for
+
+
+class Tally:
+    """The losses since the last row of metrics, summed by quarter of the timesteps, and the seconds that they took.
+
+    By quarter, because their mean over all t goes flat while training still gets on. A step's losses stay on the device
+    (`pending`) until `collect`, because each look at them makes a GPU wait.
+    """
+
+    def __init__(self, n_timesteps: int):
+        self.n_timesteps = n_timesteps
+        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet brought to the CPU
+        self.sums, self.counts = np.zeros(4), np.zeros(4, dtype=int)  # by quarter of the timesteps
+        self.seconds = 0.0
+
+    def add(self, t: torch.Tensor, losses: torch.Tensor) -> None:
+        """Take in the losses of a step and their times in 1..T, both [N] with the same N for every step."""
+        self.pending.append((t, losses.detach()))
+
+    def collect(self) -> np.ndarray:
+        """Bring the pending losses to the CPU and add them up. Returns the mean of each such step, float64 [steps]."""
+        t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
+        losses = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
+        self.pending = []
+        quarter = ((t - 1) * 4 // self.n_timesteps).ravel()
+        self.sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)
+        self.counts += np.bincount(quarter, minlength=4)
+        return losses.mean(axis=1)
+
+    def mean(self) -> float:
+        """The mean of all losses collected."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    def quarter_means(self) -> list[float]:
+        """The mean loss of each quarter; nan for one that no t fell into."""
+        with np.errstate(invalid="ignore"):
+            return [float(mean) for mean in self.sums / self.counts]
+
+    def state(self) -> dict[str, Any]:
+        """The part of checkpoint.pt that `restore` needs: what is collected, as plain values."""
+        return {
+            "loss_sums": self.sums.tolist(),
+            "loss_counts": self.counts.tolist(),
+            "train_seconds": self.seconds,
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from the `state` that a checkpoint holds."""
+        self.sums, self.counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
+        self.seconds = content["train_seconds"]
+
+
+VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
+
+
+@torch.inference_mode()
+def validation_loss(ddpm: DDPM, images: ImageSet, classes: bool, seed: int, batch_size: int = 256) -> float:
+    """Mean loss on the first VALIDATION_IMAGES images, with the same t and noise for every model that has this seed.
+
+    The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped. classes: whether the
+    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
+    """
+    n = min(VALIDATION_IMAGES, len(images))
+    generator = torch.Generator().manual_seed(seed_for(seed, VALIDATION))
+    spread = torch.arange(n) * ddpm.n_timesteps // n + 1
+    t = spread[torch.randperm(n, generator=generator)].to(ddpm.device)
+    noise = torch.randn(n, *images.images.shape[1:], generator=generator).to(ddpm.device)
+    ddpm.eval()
+    losses = []
+    for part in torch.arange(n).split(batch_size):
+        y, c = images.batch(part)
+        losses.append(ddpm.training_losses(y, c if classes else None, t[part], noise[part]))
+    return torch.cat(losses).cpu().double().mean().item()
+
+
+def compiled_losses(
+    ddpm: DDPM, y: torch.Tensor, c: torch.Tensor | None, say: Callable[[str], None]
+) -> Callable[..., torch.Tensor]:
+    """`ddpm.training_losses` compiled, after a trial on a batch of images y and class vectors c.
+
+    A compiler that fails costs one line, given to `say`, and not the run: then it is `ddpm.training_losses` itself.
+    The trial leaves weights and BatchNorm statistics as they were, no gradients, and `ddpm` in train mode.
+    """
+    losses = ddpm.training_losses
+    before = copy.deepcopy(ddpm.nn_model.state_dict())  # the trial moves the BatchNorm statistics
+    try:
+        compiled = torch.compile(ddpm.training_losses)
+        t, noise, c = ddpm.train().draw(y, c)
+        compiled(y, c, t, noise).mean().backward()  # the backward pass is compiled too
+        losses = compiled
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in many ways: none installed, too old, a bug
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
+        say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
+    ddpm.nn_model.load_state_dict(before)
+    ddpm.nn_model.zero_grad(set_to_none=True)
+    return losses
