@@ -57,7 +57,7 @@ def check_folder(path: Path, resample: str | None = None, judges: Any = None) ->
         _all_checks(check, resample, judges)
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # noqa: BLE001 - a stranger's folder; the others are to be checked all the same
+    except Exception as error:
         check.say("problem", path.name, f"could not be checked to the end ({one_line(error)})")
     return check
 

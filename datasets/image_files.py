@@ -49,7 +49,7 @@ def _decoded(file: Path, *how: int | str) -> np.ndarray:
         raise DataError(f"there is no file {file}")
     try:
         return decode(file, *how)
-    except Exception as error:  # noqa: BLE001 - Pillow raises of every kind, and the reaction is the same
+    except Exception as error:
         kinds = ", ".join(FORMATS)
         raise DataError(f"{file} cannot be read as a picture ({one_line(error)}); these can: {kinds}") from None
 

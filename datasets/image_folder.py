@@ -164,7 +164,7 @@ def _decode_files(files: list[str], size: int) -> tuple[np.ndarray, list[str | N
             faults.append(None)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - Pillow raises of every kind, and the reaction is the same
+        except Exception as error:
             if isinstance(error, OSError) and error.errno not in OWN_FAULTS:
                 raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or remove it") from error
             faults.append(one_line(error))
@@ -252,7 +252,7 @@ def _read_cache(caches: list[Path], fingerprint: str, size: int) -> Decoded | No
             if images.shape != (len(labels), 3, size, size) or images.dtype != np.uint8 or labels.dtype != np.int64:
                 raise ValueError("it does not hold what it should")
             return Decoded(images, labels, left_out)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, decoding again mends it
+        except Exception as error:
             print(f"{cache} is damaged ({one_line(error)}): decoding again", flush=True)
     return None
 

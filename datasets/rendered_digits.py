@@ -77,7 +77,7 @@ def _read_rendered(file: Path) -> dict[str, np.ndarray] | None:
         for split, n in RENDERED_SIZES.items():
             if splits[f"{split}_images"].shape != (n, 1, 28, 28) or splits[f"{split}_labels"].shape != (n,):
                 raise ValueError(f"it does not hold {n:,} {split} digits")
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, rendering again mends it
+    except Exception as error:
         print(f"{file} is damaged ({one_line(error)}): rendering it again", flush=True)
         return None
     return splits

@@ -169,7 +169,7 @@ def _decoding() -> Iterator[None]:
             yield
     except Unreadable:
         raise
-    except Exception as error:  # noqa: BLE001 - of every kind, and the reaction is the same
+    except Exception as error:
         reason = printable(error, 100) or type(error).__name__
         raise Unreadable(f"cannot be decoded ({reason})") from None
     finally:

@@ -40,7 +40,20 @@ KINDS = {
         "the .csv beside it has the numbers.",
     ),
 }
-FIRST = "model step images points n_images n_points guidance_weight judge_accuracy frechet_distance precision recall fid".split()
+FIRST = [
+    "model",
+    "step",
+    "images",
+    "points",
+    "n_images",
+    "n_points",
+    "guidance_weight",
+    "judge_accuracy",
+    "frechet_distance",
+    "precision",
+    "recall",
+    "fid",
+]
 SHARES = ("judge_accuracy", "true_class", "precision", "recall", "on_permitted_squares")
 # The circumstances of a result: what is the same in all rows that have it stands under the table, once.
 FROM_RUN = (

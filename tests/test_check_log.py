@@ -42,9 +42,8 @@ TITLE = "epoch 3, guidance weight 1"
 
 def run_check(*words) -> int:
     """`python check_log.py` with these words; returns the exit status."""
-    with mock.patch.object(sys, "argv", ["check_log.py", *map(str, words)]):
-        with pytest.raises(SystemExit) as end:
-            run_script(check_log.main)
+    with mock.patch.object(sys, "argv", ["check_log.py", *map(str, words)]), pytest.raises(SystemExit) as end:
+        run_script(check_log.main)
     return end.value.code
 
 

@@ -209,7 +209,9 @@ def test_afhq_goes_on_after_it_began_with_the_weights_of_its_own_folder(data_dir
 
 def test_afhq_knows_the_names_of_the_other_scripts_too(data_dir, tmp_path):
     """Messages of the suite advise these, such as a smaller --l_rate."""
-    args = train_afhq.parser().parse_args("--l_rate 1 --n_timesteps 2 --n_features 8 --log_dir a --data_dir b".split())
+    args = train_afhq.parser().parse_args(
+        ["--l_rate", "1", "--n_timesteps", "2", "--n_features", "8", "--log_dir", "a", "--data_dir", "b"]
+    )
     assert (args.l_rate, args.n_timesteps, args.unet_dim, args.log_dir.name, args.data_dir.name) == (1, 2, 8, "a", "b")
 
 

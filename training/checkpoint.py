@@ -33,14 +33,31 @@ MOST_UNITS = 4096  # channels, pixels, blocks: even without its weights a networ
 MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
 # All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
 # through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
-STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
+STORAGES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
 
 # Arguments that may differ between a run and its continuation: none of them changes what training computes. (The
 # device does, since each kind has random numbers of its own, but a run must be able to go on elsewhere.)
 FREE = set(
-    "n_epochs log_dir data_dir n_workers g_weight n_samples show_classes resume save_every animate_every device compile "
-    "train_steps save_and_sample_every fid judge_dir load_path".split()
+    [
+        "n_epochs",
+        "log_dir",
+        "data_dir",
+        "n_workers",
+        "g_weight",
+        "n_samples",
+        "show_classes",
+        "resume",
+        "save_every",
+        "animate_every",
+        "device",
+        "compile",
+        "train_steps",
+        "save_and_sample_every",
+        "fid",
+        "judge_dir",
+        "load_path",
+    ]
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}

@@ -132,7 +132,7 @@ def test_the_example_of_adding_a_dataset_runs(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, name, None)
         del sys.modules[name]
     shapes = importlib.import_module("shapes")
-    line = eval("{" + code["datasets/sources.py"] + "}", {"load_shapes": shapes.load_shapes})  # noqa: S307
+    line = eval("{" + code["datasets/sources.py"] + "}", {"load_shapes": shapes.load_shapes})
     monkeypatch.setitem(sources.SOURCES, "shapes", line["shapes"])
 
     names = {"np": np, "torch": torch, "pytest": pytest, "load": sources.load}
@@ -140,7 +140,22 @@ def test_the_example_of_adding_a_dataset_runs(tmp_path, monkeypatch, capsys):
     names["test_a_pixel_stands_where_it_was"](tmp_path)
 
     train_shapes = importlib.import_module("train_shapes")
-    words = "--n_features 8 --n_timesteps 3 --batch_size 2 --n_epochs 1 --n_samples 1 --g_weight 1 --device cpu".split()
+    words = [
+        "--n_features",
+        "8",
+        "--n_timesteps",
+        "3",
+        "--batch_size",
+        "2",
+        "--n_epochs",
+        "1",
+        "--n_samples",
+        "1",
+        "--g_weight",
+        "1",
+        "--device",
+        "cpu",
+    ]
     words += ["--data_dir", str(tmp_path), "--log_dir", str(tmp_path / "log")]
     with mock.patch.object(sys, "argv", ["train_shapes.py", *words]):
         run_script(train_shapes.main)

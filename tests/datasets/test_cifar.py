@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from common.console import DataError
 from datasets.sources import load
 
-CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COLOUR = {"im_height": 32, "im_channels": 3}
 
 

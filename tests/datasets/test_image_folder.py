@@ -527,7 +527,18 @@ def real_folder(name: str, tmp_path: Path) -> Path:
 def test_real_cifar10(tmp_path):
     data = load("cifar10", real_folder("cifar10", tmp_path), False, im_height=32, im_channels=3, n_workers=2)
     assert data.images.shape == (10_000, 3, 32, 32) and data.labels.bincount().tolist() == [1000] * 10
-    assert data.class_names == "airplane automobile bird cat deer dog frog horse ship truck".split()
+    assert data.class_names == [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     assert data.labels[:2000].bincount().min() > 150  # the validation images show every class
     # The published statistics of CIFAR-10 (of its training images, which the test images resemble).
     mean = data.images.double().mean((0, 2, 3)) / 255

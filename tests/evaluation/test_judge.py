@@ -47,7 +47,9 @@ def coloured(n, n_classes=3, seed=0):
 def test_files_of_judges_keep_their_meaning():
     """Names and shapes of the weights are those of the files that exist."""
     weights = Judge().state_dict()
-    norms = [f"layers.{i}.{part}" for i in (1, 4, 8, 11, 15) for part in "weight bias running_mean running_var".split()]
+    norms = [
+        f"layers.{i}.{part}" for i in (1, 4, 8, 11, 15) for part in ["weight", "bias", "running_mean", "running_var"]
+    ]
     norms += [f"layers.{i}.num_batches_tracked" for i in (1, 4, 8, 11, 15)]
     convolutions = [f"layers.{i}.weight" for i in (0, 3, 7, 10, 14)]
     assert set(weights) == {*norms, *convolutions, "layers.20.weight", "layers.20.bias"}

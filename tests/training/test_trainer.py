@@ -222,11 +222,10 @@ def test_the_signal_handler_only_sets_a_number():
 def test_a_second_ctrl_c_acts_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us without one
     try:
-        with pytest.raises(KeyboardInterrupt):
-            with Stop() as stop:
-                os.kill(os.getpid(), signal.SIGINT)
-                assert stop.number == signal.SIGINT
-                os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.number == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
 
