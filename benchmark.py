@@ -19,7 +19,7 @@ from typing import Callable
 
 import torch
 
-from common.console import run_script, whole
+from common.console import at_least, run_script
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
 from ddpm import DDPM
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--amp", choices=["off", "bf16", "auto"], default="auto")
     parser.add_argument("--compile", choices=["off", "on", "auto"], default="auto")
-    parser.add_argument("--rounds", type=whole(1), default=10, help="measurements of each kind (10)")
+    parser.add_argument("--rounds", type=at_least(1), default=10, help="measurements of each kind (10)")
     args = parser.parse_args()
     device = pick_device(args.device)
 

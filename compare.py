@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from common.console import CallError, number, run_script, values_from_call, whole
+from common.console import CallError, at_least, in_range, run_script, values_from_call
 from common.files import free_names
 from common.machine import keep_large_buffers, pick_amp, pick_device
 from datasets import sources
@@ -31,9 +31,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("models", type=Path, nargs="+", metavar="MODEL", help="model_epoch*.pt or checkpoint.pt files of this suite")
-    add("--g_weight", type=number(-1, 1e6), default=1.0, metavar="W", help="guidance weight w (1)")
-    add("--n_samples", type=whole(1), default=2, help="samples of each class (2)")
-    add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
+    add("--g_weight", type=in_range(-1, 1e6), default=1.0, metavar="W", help="guidance weight w (1)")
+    add("--n_samples", type=at_least(1), default=2, help="samples of each class (2)")
+    add("--seed", type=at_least(0), default=0, help="decides every random draw (0)")
     add("--out", type=Path, metavar="FILE.png", help="the picture (comparison.png beside the first model)")
     add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
     add("--device", default="auto", help="auto, cpu, cuda, ...")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.console import CallError, number, run_script, whole
+from common.console import CallError, at_least, in_range, run_script
 from common.machine import command_line, device_name, keep_large_buffers, pick_device
 from datasets import sources
 from diffusion.inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE
@@ -40,31 +40,36 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
     add("--judge_dir", type=Path, default=Path("./log/judges"), help="where judges are kept")
-    add("--g_weight", type=number(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
-    add("--n_samples", type=whole(1), help="samples of each class (30), of a model without classes altogether (300)")
+    add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
+    add("--n_samples", type=at_least(1), help="samples of each class (30), of a model without classes altogether (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
-    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all), fewer than T with the "
+    add("--n_steps", type=at_least(1), metavar="S", help="draw with S of the model's T steps (all), fewer than T with the "
         "posterior variance")  # fmt: skip
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
     add(
         "--n_resample",
-        type=whole(1),
+        type=at_least(1),
         metavar="R",
         help="how often --inpaint walks each stretch of steps (1; repaint: 5)",
     )
-    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
-    add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
+    add("--jump_length", type=at_least(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
+    add("--seed", type=at_least(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
     add("--dataset", choices=sorted(sources.SOURCES), help="of an .npz: the real images to compare with")
     add("--data_class", metavar="NAME", help="of an .npz: only this class of them")
     add("--out", type=Path, help="where the results go (metrics.json beside FILE)")
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--inpaint", type=whole(1), metavar="N", help="instead of samples judge completions of the first N test images")
+    add(
+        "--inpaint",
+        type=at_least(1),
+        metavar="N",
+        help="instead of samples judge completions of the first N test images",
+    )
     add(
         "--bits_per_dim",
-        type=whole(1),
+        type=at_least(1),
         metavar="N",
         help="instead of samples the likelihood of the first N test images",
     )

@@ -24,7 +24,7 @@ from typing import Any, Sequence
 
 import torch
 
-from common.console import CallError, Progress, RunError, number, run_script, values_from_call, whole
+from common.console import CallError, Progress, RunError, at_least, in_range, run_script, values_from_call
 from common.files import free_names
 from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp, pick_device
 from datasets import sources
@@ -100,8 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     add("model", type=Path, help="a model_epoch*.pt or checkpoint.pt of this suite")
     add("--classes", nargs="+", metavar="K", help="names or indices of classes (all; pictures of a model of more than 20: "
         "10 that are spread evenly); with --inpaint: the class of all images, or one for each (no class)")  # fmt: skip
-    add("--n_samples", type=whole(1), help="samples of each class or mixture (4), completions of each image (5)")
-    add("--g_weight", type=number(-1, 1e6), metavar="W", help="guidance weight w (1)")
+    add("--n_samples", type=at_least(1), help="samples of each class or mixture (4), completions of each image (5)")
+    add("--g_weight", type=in_range(-1, 1e6), metavar="W", help="guidance weight w (1)")
     add(
         "--animate", action="store_true", default=None, help="also write the reverse process of the grid as samples.gif"
     )
@@ -110,23 +110,23 @@ def parse_arguments() -> argparse.Namespace:
     add("--mask", help=f"what --inpaint hides: {', '.join(inpainting.MASKS)} (bottom), or an image file, dark = hidden")
     add("--method", choices=inpainting.METHODS, help="how --inpaint completes images: mean, the fastest (the default); "
         "input; repaint, the slowest")  # fmt: skip
-    add("--scale", type=number(0, 1e6), help="strength of the correction of --method mean and input (1)")
-    add("--n_resample", type=whole(1), metavar="R", help="how often --inpaint walks each stretch of steps, which brings "
+    add("--scale", type=in_range(0, 1e6), help="strength of the correction of --method mean and input (1)")
+    add("--n_resample", type=at_least(1), metavar="R", help="how often --inpaint walks each stretch of steps, which brings "
         "known and hidden parts to agree (1, or 5 with --method repaint)")  # fmt: skip
-    add("--jump_length", type=whole(1), metavar="J", help=f"steps in such a stretch ({inpainting.JUMP_LENGTH})")
-    add("--n_steps", type=whole(1), metavar="S", help="draw with S of the model's T steps (all); fewer are faster and "
+    add("--jump_length", type=at_least(1), metavar="J", help=f"steps in such a stretch ({inpainting.JUMP_LENGTH})")
+    add("--n_steps", type=at_least(1), metavar="S", help="draw with S of the model's T steps (all); fewer are faster and "
         "worse, and have the posterior variance")  # fmt: skip
-    add("--batch_size", type=whole(1), help="images in each part of --npz (250)")
-    add("--seed", type=whole(0), default=0, help="decides every random draw (0)")
+    add("--batch_size", type=at_least(1), help="images in each part of --npz (250)")
+    add("--seed", type=at_least(0), default=0, help="decides every random draw (0)")
     add("--out", type=Path, metavar="FOLDER", help="where the results go (the folder of the model)")
     add("--data_dir", type=Path, help="folder of the data sets, for --inpaint without images (./data)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--mix", nargs="+", metavar="A+B", help="mixtures of classes, such as 3+8 or 3*0.7+8*0.3")
-    add("--guidance_sweep", type=number(-1, 1e6), nargs="+", metavar="W", help="the same noise for each of these w")
+    add("--guidance_sweep", type=in_range(-1, 1e6), nargs="+", metavar="W", help="the same noise for each of these w")
     add("--inpaint", nargs="*", type=Path, metavar="IMAGE", help="complete these images (without any: test images)")
-    add("--npz", type=whole(1), metavar="N", help="N images as samples.npz; goes on after any interruption")
+    add("--npz", type=at_least(1), metavar="N", help="N images as samples.npz; goes on after any interruption")
     args = parser.parse_args()
 
     args.mode = next((mode for mode in MODES if getattr(args, mode, None) is not None), "grid")

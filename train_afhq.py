@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
-from common.console import HelpFormatter, number, run_script, values_from_call, whole
+from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
 from common.machine import command_line, device_name, pick_amp, pick_device
 from datasets import sources
 from evaluation.record import Record, read_list, reverse_steps
@@ -45,11 +45,11 @@ def parser() -> argparse.ArgumentParser:
     """The exercise's names, and beside them those of the other scripts, which messages of the suite use."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument_group("the exercise's arguments").add_argument
-    add("--batch_size", type=whole(1), default=32, help="images per training step")
-    add("--train_steps", type=whole(1), default=10_000, help="length of the training")
+    add("--batch_size", type=at_least(1), default=32, help="images per training step")
+    add("--train_steps", type=at_least(1), default=10_000, help="length of the training")
     add(
         "--save_and_sample_every",
-        type=whole(1),
+        type=at_least(1),
         default=1000,
         metavar="S",
         help="model and pictures every S steps, and at the end",
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--image_size",
         "--im_height",
-        type=whole(8),
+        type=at_least(8),
         default=32,
         dest="im_height",
         help="height and width of the images",
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--time_steps",
         "--n_timesteps",
-        type=whole(1),
+        type=at_least(1),
         default=50,
         dest="n_timesteps",
         help="T, the number of diffusion steps",
@@ -74,13 +74,13 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--unet_dim",
         "--n_features",
-        type=whole(8),
+        type=at_least(8),
         default=16,
         help="width of the network's first level, a multiple of 8",
     )
     add(
         "--unet_dim_mults",
-        type=whole(1),
+        type=at_least(1),
         nargs="+",
         default=[1, 2, 4, 8],
         metavar="M",
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--learning_rate",
         "--l_rate",
-        type=number(0, 1e30, open_ends=True),
+        type=in_range(0, 1e30, open_ends=True),
         default=1e-3,
         dest="l_rate",
         help="of Adam, constant",
@@ -107,12 +107,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--dataloader_workers",
         "--n_workers",
-        type=whole(0),
+        type=at_least(0),
         default=0,
         dest="n_workers",
         help="processes that decode image files, at the first start",
     )
-    add("--n_samples", type=whole(1), default=64, help="pictures in a grid of samples")
+    add("--n_samples", type=at_least(1), default=64, help="pictures in a grid of samples")
     add(
         "--fid",
         action="store_true",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from common.console import HelpFormatter, number, run_script, whole
+from common.console import HelpFormatter, at_least, in_range, run_script
 from common.machine import command_line, device_name, pick_amp, pick_device
 from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, energy_distance
 from ddpm import DDPM
@@ -54,16 +54,16 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the exercise's arguments").add_argument
     add("--data", choices=sorted(DISTRIBUTIONS), default="chequerboard", dest="dataset", help="which distribution")
     add("--network", choices=[*NETWORKS, "all"], default="fourier", help="the kind of network; all: compare them")
-    add("--num_hidden", type=whole(1), default=96, help="width of the network's hidden layers")
-    add("--n_blocks", type=whole(1), default=3, help="of `residual` and `fourier`: residual blocks")
-    add("--n_frequencies", type=whole(1), default=6, help="of `fourier`: frequencies of each coordinate")
-    add("--n_timesteps", type=whole(1), default=100, help="T, the number of diffusion steps")
-    add("--n_points", type=whole(1), default=100_000, help="points to train on, drawn once")
-    add("--batch_size", type=whole(1), default=512, help="points per training step")
-    add("--train_steps", type=whole(1), default=12_000, help="length of the training")
-    add("--save_and_sample_every", type=whole(1), default=4000, metavar="S",
+    add("--num_hidden", type=at_least(1), default=96, help="width of the network's hidden layers")
+    add("--n_blocks", type=at_least(1), default=3, help="of `residual` and `fourier`: residual blocks")
+    add("--n_frequencies", type=at_least(1), default=6, help="of `fourier`: frequencies of each coordinate")
+    add("--n_timesteps", type=at_least(1), default=100, help="T, the number of diffusion steps")
+    add("--n_points", type=at_least(1), default=100_000, help="points to train on, drawn once")
+    add("--batch_size", type=at_least(1), default=512, help="points per training step")
+    add("--train_steps", type=at_least(1), default=12_000, help="length of the training")
+    add("--save_and_sample_every", type=at_least(1), default=4000, metavar="S",
         help="model and samples every S steps, and at the end")  # fmt: skip
-    add("--l_rate", type=number(0, 1e30, open_ends=True), default=2e-3, help="learning rate of Adam, constant")
+    add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=2e-3, help="learning rate of Adam, constant")
     add("--log_dir", type=Path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
     add_method_arguments(parser, images=False)
     add_running_arguments(parser)

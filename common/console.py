@@ -47,7 +47,7 @@ def values_from_call() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ arguments
 
 
-def whole(lowest: int) -> Callable[[str], int]:
+def at_least(lowest: int) -> Callable[[str], int]:
     """An argparse type: a whole number of at least `lowest` (that a machine word holds)."""
 
     def whole_number(text: str) -> int:
@@ -61,7 +61,7 @@ def whole(lowest: int) -> Callable[[str], int]:
     return whole_number
 
 
-def number(lowest: float, highest: float = math.inf, open_ends: bool = False) -> Callable[[str], float]:
+def in_range(lowest: float, highest: float = math.inf, open_ends: bool = False) -> Callable[[str], float]:
     """An argparse type: a finite number in [lowest, highest], or between the two if the ends are open."""
 
     def finite_number(text: str) -> float:

@@ -105,7 +105,7 @@ def format_duration(seconds: float) -> str:
     return f"{total} s"
 
 
-def hold(file: Path) -> IO[str] | None:
+def try_lock(file: Path) -> IO[str] | None:
     """Open a file to append to it, and hold it until it is closed or the process ends; None if another one holds it."""
     log = open(file, "a", encoding="utf-8")
     try:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from common.console import CallError, Progress, RunError, one_line
-from common.files import atomic_write, hold, write_json
+from common.files import atomic_write, try_lock, write_json
 from datasets.image_set import one_hot, to_uint8
 from ddpm import DDPM
 from training.seeds import EXPORT, seed_for
@@ -51,7 +51,7 @@ def alone(out: Path) -> IO[str]:
     What is held is samples.log, which stays: a lock that is removed with the parts could be held by two.
     """
     out.mkdir(parents=True, exist_ok=True)
-    log = hold(out / "samples.log")
+    log = try_lock(out / "samples.log")
     if log is None:
         raise RunError(f"another process is exporting into {out}: wait for it, or choose another --out")
     return log

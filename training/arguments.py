@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
-from common.console import CallError, number, whole
+from common.console import CallError, at_least, in_range
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
@@ -15,9 +15,9 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
-    add("--ema", type=number(0, 0.999999), default=0.999, metavar="DECAY",
+    add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY",
         help="moving average of the weights, used for validation and pictures; 0: off")  # fmt: skip
-    add("--seed", type=whole(0), default=0, help="decides every random draw")
+    add("--seed", type=at_least(0), default=0, help="decides every random draw")
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from common.console import HelpFormatter, number, values_from_call, whole
+from common.console import HelpFormatter, at_least, in_range, values_from_call
 from common.machine import pick_amp, pick_device
 from datasets import sources
 from figures.images import N_PROCESS, data_figure, draw_applications, draw_samples, first_of_each, process_figures
@@ -27,25 +27,25 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     """The arguments that every class-conditional training script takes; `defaults` are the script's own."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter)
     add = parser.add_argument_group("the exercise's arguments").add_argument
-    add("--batch_size", type=whole(1), default=256, help="images per training step")
-    add("--n_epochs", type=whole(1), default=20, help="passes over the training images")
+    add("--batch_size", type=at_least(1), default=256, help="images per training step")
+    add("--n_epochs", type=at_least(1), default=20, help="passes over the training images")
     add("--log_dir", type=Path, help="folder of everything that the run writes")
-    add("--n_workers", type=whole(0), default=0, help="processes that decode image files, at the first start")
-    add("--l_rate", type=number(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
-    add("--g_weight", type=number(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
+    add("--n_workers", type=at_least(0), default=0, help="processes that decode image files, at the first start")
+    add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
+    add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
         help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
-    add("--n_classes", type=whole(1), default=10, help="train on the first n classes")
-    add("--n_features", type=whole(8), default=32, help="width of the network's first level, a multiple of 8")
-    add("--n_timesteps", type=whole(1), default=400, help="T, the number of diffusion steps")
-    add("--n_samples", type=whole(1), default=4, help="pictures of each class in a grid")
-    add("--im_height", type=whole(8), default=28, help="height and width of the images, divisible by 4")
+    add("--n_classes", type=at_least(1), default=10, help="train on the first n classes")
+    add("--n_features", type=at_least(8), default=32, help="width of the network's first level, a multiple of 8")
+    add("--n_timesteps", type=at_least(1), default=400, help="T, the number of diffusion steps")
+    add("--n_samples", type=at_least(1), default=4, help="pictures of each class in a grid")
+    add("--im_height", type=at_least(8), default=28, help="height and width of the images, divisible by 4")
     add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
-    add("--drop_prob", type=number(0, 1), default=0.1, help="how often training hides the class")
+    add("--drop_prob", type=in_range(0, 1), default=0.1, help="how often training hides the class")
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
     add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
-    add("--limit", type=whole(1), default=None, metavar="N", help="train on the first N images only")
+    add("--limit", type=at_least(1), default=None, metavar="N", help="train on the first N images only")
     add("--dequantise", choices=["off", "on", "auto"], default="auto",
         help="train on (x * 255 + u) / 256 in place of x in [0, 1], u uniform and new in every step; auto: with `fc`, as "
         "its exercise has it. Validation and evaluate.py see the 8-bit images all the same, so that models compare")  # fmt: skip
@@ -53,26 +53,32 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add = parser.add_argument_group("network").add_argument
     add("--network", choices=["conditional_unet", "unet", "fc"], default="conditional_unet",
         help="the exercise's U-Net; the larger kind with residual blocks and attention; or fully connected layers")  # fmt: skip
-    add("--dim_mults", type=whole(1), nargs="+", default=[1, 2, 4], metavar="M",
+    add("--dim_mults", type=at_least(1), nargs="+", default=[1, 2, 4], metavar="M",
         help="width of each level of `unet` as a multiple of n_features")  # fmt: skip
-    add("--dropout", type=number(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
+    add("--dropout", type=in_range(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
     add("--fc_kind", choices=fc.KINDS, default="residual",
         help="of `fc`: residual blocks with a way past them for the noise; these on waves of the input; or plain, the "
         "exercise's two hidden layers, which cannot pass the noise of an image on and draw noise (see networks/fc.py)")  # fmt: skip
-    add("--num_hidden", type=whole(1), default=256, help="width of `fc`, which has no use for n_features")
+    add("--num_hidden", type=at_least(1), default=256, help="width of `fc`, which has no use for n_features")
 
     add_method_arguments(parser)
     add_running_arguments(parser)
     add = parser.add_argument_group("log folder").add_argument
-    add("--save_every", type=whole(1), default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    add(
+        "--save_every",
+        type=at_least(1),
+        default=5,
+        metavar="E",
+        help="model and pictures every E epochs, and at the end",
+    )
     add(
         "--animate_every",
-        type=whole(1),
+        type=at_least(1),
         default=1,
         metavar="E",
         help="GIFs with the pictures of every E-th epoch, and at the end",
     )
-    add("--show_classes", type=whole(1), default=None, metavar="N",
+    add("--show_classes", type=at_least(1), default=None, metavar="N",
         help=f"pictures show at most N classes, spread evenly; by default all up to {MOST_COLUMNS}, and {FEW} of more")  # fmt: skip
     parser.set_defaults(**defaults)
     return parser

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.console import CallError, live_line
-from common.files import hold, write_json
+from common.files import try_lock, write_json
 
 
 class LogFolder:
@@ -33,7 +33,7 @@ class LogFolder:
             self.say(f"an earlier run stood in {path}: it was moved to {moved_to} (--resume would have continued it)")
 
     def _lock(self) -> IO[str]:
-        log = hold(self.path / "train.log")
+        log = try_lock(self.path / "train.log")
         if log is None:
             raise CallError(f"another process is training in {self.path}: wait for it, or take another --log_dir")
         return log
