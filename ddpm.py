@@ -3,7 +3,6 @@
     [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
     [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
     [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
-    [Liu]     Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714
 
 Time t runs over 1..T and t = 0 is clean data. Every schedule tensor has T + 1 entries, is indexed by t, and holds the
 identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t - 1 and needs no special case.
@@ -12,15 +11,17 @@ identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t -
 from __future__ import annotations
 
 import copy
-import math
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence, cast
 
 import torch
 import torch.nn as nn
 
 from diffusion import inpainting, likelihood, schedules
 from diffusion.checks import check_finite
+from diffusion.condition import Condition
 from diffusion.fast_network import for_inference
+from diffusion.noise import Generator, noise_like
+from diffusion.process import Asked, Time
 from networks import layout_on
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -42,6 +43,16 @@ class DDPM(nn.Module):
 
     Raises ValueError that names the argument and its value if one is impossible.
     """
+
+    # The schedule's tensors, each float32 [T + 1] (see schedules.py), under the exercise's names.
+    time_t: torch.Tensor
+    sqrt_beta_t: torch.Tensor
+    alpha_t: torch.Tensor
+    alpha_bar_t: torch.Tensor
+    one_over_sqrt_alpha_t: torch.Tensor
+    sqrt_alpha_bar_t: torch.Tensor
+    sqrt_one_minus_alpha_bar_t: torch.Tensor
+    one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t: torch.Tensor
 
     def __init__(
         self,
@@ -74,7 +85,7 @@ class DDPM(nn.Module):
         self.variance = variance
         self.clip_x0 = clip_x0
         self.amp_dtype = amp_dtype
-        self.to(device, memory_format=layout_on(device))
+        self.to(device).to(memory_format=layout_on(device))
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +95,7 @@ class DDPM(nn.Module):
 
     ddpm_schedule = staticmethod(schedules.ddpm_schedule)
 
-    def _at(self, values: torch.Tensor, t: int | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _at(self, values: torch.Tensor, t: Time, x: torch.Tensor) -> torch.Tensor:
         """values[t], shaped to multiply x: [N, 1, ..., 1] for a tensor t [N], a scalar for a whole number."""
         if isinstance(t, int):
             return values[t]
@@ -92,20 +103,18 @@ class DDPM(nn.Module):
 
     # ------------------------------------------------------------ q: the noise process
 
-    def q_sample(self, x0: torch.Tensor, t: int | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def q_sample(self, x0: torch.Tensor, t: Time, noise: torch.Tensor) -> torch.Tensor:
         """x_t ~ q(x_t | x_0) for the given standard normal noise ([Ho] equation 4). t: int, or int64 [N], in 0..T.
 
         The factor is sqrt(alpha_bar_t); an exercise sheet that prints sqrt(alpha_t) there has a misprint.
         """
         return self._at(self.sqrt_alpha_bar_t, t, x0) * x0 + self._at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
 
-    def predict_x0(self, x_t: torch.Tensor, t: int | torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    def predict_x0(self, x_t: torch.Tensor, t: Time, eps: torch.Tensor) -> torch.Tensor:
         """The x_0 that gives x_t with noise eps: `q_sample` solved for x_0 ([Ho] equation 15)."""
         return (x_t - self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self._at(self.sqrt_alpha_bar_t, t, x_t)
 
-    def q_posterior(
-        self, x0: torch.Tensor, x_t: torch.Tensor, t: int | torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def q_posterior(self, x0: torch.Tensor, x_t: torch.Tensor, t: Time) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (shaped like x_t) and variance (to broadcast) of q(x_{t-1} | x_t, x_0) ([Ho] equations 6, 7).
 
         t: int, or int64 [N], in 1..T. At t = 1 the mean is x_0 and the variance 0.
@@ -160,47 +169,20 @@ class DDPM(nn.Module):
         error = error.abs() if self.loss == "l1" else error.square()
         return error.flatten(1).mean(dim=1)
 
-    def eps(
-        self,
-        x_t: torch.Tensor,
-        t: int | torch.Tensor,
-        c: torch.Tensor | None = None,
-        g_weight: float = 0.0,
-        mixture: str = "vector",
-    ) -> torch.Tensor:
-        """The predicted noise, float32, shaped like x_t, with classifier-free guidance ([CFG] equation 6):
+    def eps(self, x_t: torch.Tensor, t: Time, c: Asked = None) -> torch.Tensor:
+        """The predicted noise, float32, shaped like x_t.
 
-            (1 + w) eps(x_t, c) - w eps(x_t, no class)
-
-        Guidance weight w = 0 is the conditional model and w = -1 the unconditional one; the network sees each image
-        once in these two cases and twice in all others. c = None is "no class" whatever w is.
-
-        mixture: what a row of c that is not one-hot means. 'vector': the network gets it as it is. 'scores': the scores
-        of the classes k are composed, each with weight w_k = (1 + w) c_k ([Liu] equation 11):
-
-            eps(x_t, no class) + sum_k w_k (eps(x_t, class k) - eps(x_t, no class))
-
-        which for one-hot rows is the guidance above. The network sees each image once for every class that occurs in c,
-        and once more.
+        c: class vectors, float [N, n_classes]; None, no class; or a `Condition`, with classifier-free guidance or
+        mixtures of classes (diffusion/condition.py).
         """
-        if c is not None and mixture == "scores":
-            eps_0 = self.eps(x_t, t, torch.zeros_like(c))
-            total = eps_0
-            for k in c.any(dim=0).nonzero().flatten().tolist():
-                class_k = torch.zeros_like(c)
-                class_k[:, k] = 1
-                w_k = (1 + g_weight) * c[:, k].view(-1, *[1] * (x_t.ndim - 1))
-                total = total + w_k * (self.eps(x_t, t, class_k) - eps_0)
-            return total
-        if g_weight == -1 and c is not None:
-            return self.eps(x_t, t, torch.zeros_like(c))
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
-        if g_weight != 0 and c is not None:
-            both = self.eps(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c, torch.zeros_like(c)]))
-            eps_c, eps_0 = both.chunk(2)
-            return (1 + g_weight) * eps_c - g_weight * eps_0
         time = self._at(self.time_t, t, x_t).to(x_t.dtype)
+        if isinstance(c, Condition):
+            return c.eps(self._network, x_t, time)
+        return self._network(x_t, time, c)
+
+    def _network(self, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
         if self.amp_dtype is None:
             return self.nn_model(x_t, time, c)
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
@@ -217,22 +199,20 @@ class DDPM(nn.Module):
         self,
         x_t: torch.Tensor,
         t: int,
-        c: torch.Tensor | None = None,
-        g_weight: float = 0.0,
+        c: Asked = None,
         clip_x0: bool | None = None,
         variance: str | None = None,
-        generator: torch.Generator | None = None,
-        mixture: str = "vector",
+        generator: Generator = None,
     ) -> torch.Tensor:
-        """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T.
+        """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T. c: see `eps`.
 
         clip_x0: whether to take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the
             clamp this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
         variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
-            None for either: as this object was made, and as `respaced` changed it.
-        mixture: see `eps`.
+            None for either: the choice made in the constructor, or by `respaced`.
+        generator: source of the noise; None: torch's own.
         """
-        eps = self.eps(x_t, t, c, g_weight, mixture)
+        eps = self.eps(x_t, t, c)
         if self.clip_x0 if clip_x0 is None else clip_x0:
             x0 = self.predict_x0(x_t, t, eps).clamp(-1, 1)
             mean, _ = self.q_posterior(x0, x_t, t)
@@ -242,7 +222,7 @@ class DDPM(nn.Module):
             return mean  # the last step adds no noise (Algorithm 2: z = 0)
         variance = self.variance if variance is None else variance
         sigma = self.sqrt_beta_t[t] if variance == "beta" else self.q_posterior(x_t, x_t, t)[1].sqrt()
-        return mean + sigma * torch.randn(x_t.shape, device=x_t.device, dtype=x_t.dtype, generator=generator)
+        return mean + sigma * noise_like(x_t, generator)
 
     def sample(
         self,
@@ -253,12 +233,12 @@ class DDPM(nn.Module):
         classes: str | Sequence[int] | torch.Tensor | None = "all",
         clip_x0: bool | None = None,
         variance: str | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         mixture: str = "vector",
         record: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight (see `eps`).
+        """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight ([CFG] equation 6, see `Condition`).
 
         Args:
             n_sample: samples per class; altogether when there is no class.
@@ -266,7 +246,7 @@ class DDPM(nn.Module):
             n_classes: length of the class vector; None or 0: no class.
             classes: 'all'; a list of class indices; a float matrix [K, n_classes] of class vectors (rows may be
                 mixtures); None: no class.
-            clip_x0, variance: see `p_sample`. mixture: see `eps`.
+            clip_x0, variance: see `p_sample`. mixture: see `Condition`.
             generator: source of all noise, on this object's device; the same state gives the same samples.
             record: keep intermediate pictures. progress: called with t after each step.
 
@@ -281,37 +261,39 @@ class DDPM(nn.Module):
         """
         if variance is not None:
             _check_variance(variance)
-        self._check_sampling(n_sample, g_weight, mixture)
-        size = self._sample_size(size)
-        c = self._class_vectors(classes, n_classes)
-        if c is not None:
-            c = c.repeat(n_sample, 1)  # [n_sample * K, n_classes], class-fastest
-        n = n_sample if c is None else len(c)
-
-        x = torch.randn(n, *size, device=self.device, generator=generator)
+        if n_sample < 1:
+            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+        vectors = self._class_vectors(classes, n_classes)
+        n = n_sample if vectors is None else n_sample * len(vectors)
+        c = None if vectors is None else Condition(vectors.repeat(n_sample, 1), g_weight, mixture)  # class-fastest
+        x = noise_like(torch.empty(n, *self.sample_size(size), device=self.device), generator)
         times = self.recorded_times() if record else []
-        step = {"c": c, "g_weight": g_weight, "clip_x0": clip_x0, "variance": variance, "mixture": mixture}
-        return self.reverse_process(x, self.n_timesteps, times, generator=generator, progress=progress, **step)
+        return self.reverse_process(x, self.n_timesteps, times, c, clip_x0, variance, generator, progress)
 
     def reverse_process(
         self,
         x_t: torch.Tensor,
         t_start: int,
         times: Sequence[int] = (),
+        c: Asked = None,
+        clip_x0: bool | None = None,
+        variance: str | None = None,
+        generator: Generator = None,
         progress: Callable[[int], None] | None = None,
-        **step: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reverse steps from x_t, [N, *size] float, at time t_start down to 0; `step` are further arguments of `p_sample`.
+        """Reverse steps from x_t, [N, *size] float, at time t_start down to 0. c: see `eps`; the others: see `p_sample`.
 
         Returns y_0, float32 [N, *size] on the device, and float32 [S, N, *size] on the CPU: x at each of the S `times`
         (falling, in 0..t_start). progress: called with t after each step.
         """
+        if variance is not None:
+            _check_variance(variance)
         x, wanted = x_t, set(times)
         steps = [x] if t_start in wanted else []
         with torch.inference_mode():
-            fast = self._fast()
+            fast = self.fast_copy()
             for t in range(t_start, 0, -1):
-                x = fast.p_sample(x, t, **step)
+                x = fast.p_sample(x, t, c, clip_x0, variance, generator)
                 if t - 1 in wanted:
                     steps.append(x)
                 if progress is not None:
@@ -341,17 +323,19 @@ class DDPM(nn.Module):
         few.variance = "posterior" if n_steps < self.n_timesteps else self.variance
         return few
 
-    def _fast(self, gradients: bool = False) -> DDPM:
-        """This object with a faster copy of its network; it shares the schedule."""
+    def fast_copy(self, gradients: bool = False) -> DDPM:
+        """This object with a faster copy of its network, in eval mode; it shares the schedule. gradients: whether the
+        copy has to pass gradients to its input."""
         fast = copy.copy(self)
         fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32, gradients)}
         return fast
 
-    def _sample_size(self, size: Sequence[int] | None) -> Sequence[int]:
-        size = size if size is not None else getattr(self.nn_model, "size", None)
+    def sample_size(self, size: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The shape of one sample: as given, or the network's own `size`. ValueError if there is neither."""
+        size = size if size is not None else cast("Sequence[int] | None", getattr(self.nn_model, "size", None))
         if size is None or len(size) == 0 or min(size) < 1:
             raise ValueError(f"size must be the shape of one sample, such as (1, 28, 28), not {size}")
-        return size
+        return tuple(size)
 
     def recorded_times(self) -> list[int]:
         """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""
@@ -382,15 +366,6 @@ class DDPM(nn.Module):
             raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
         check_finite("classes", classes)
         return classes.float().to(self.device)
-
-    @staticmethod
-    def _check_sampling(n_sample: int, g_weight: float, mixture: str) -> None:
-        if n_sample < 1:
-            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
-        if not math.isfinite(g_weight):
-            raise ValueError(f"g_weight must be finite, not {g_weight}")
-        if mixture not in ("vector", "scores"):
-            raise ValueError(f"mixture must be 'vector' or 'scores', not {mixture!r}")
 
 
 def _check_variance(variance: str) -> None:

@@ -133,8 +133,8 @@ def _train(
     for epoch in range(1, n_epochs + 1):
         total, n = 0.0, 0
         for batch in loader:
-            batch = (batch,) if isinstance(batch, torch.Tensor) else batch
-            x, label = batch[0].to(device), batch[1].to(device) if len(batch) > 1 else None
+            x, *more = (batch,) if isinstance(batch, torch.Tensor) else batch
+            x, label = x.to(device), more[0].to(device) if more else None
             loss = loss_of(x, label)
             optim.zero_grad()
             loss.backward()

@@ -29,17 +29,18 @@ def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32, gradie
 def _fold_batchnorm(layers: nn.Sequential) -> None:
     # In eval mode a BatchNorm is a fixed affine map of each channel, so that the convolution before can carry it.
     for i in range(len(layers) - 1):
-        norm = layers[i + 1]
-        if isinstance(layers[i], nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
-            layers[i] = fuse_conv_bn_eval(layers[i], norm)
+        conv, norm = layers[i], layers[i + 1]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            layers[i] = fuse_conv_bn_eval(conv, norm)
             layers[i + 1] = nn.Identity()
 
 
 def _fuse_gelu(layers: nn.Sequential, dtype: torch.dtype) -> None:
     for i in range(len(layers)):
+        conv = layers[i]
         following = [j for j in range(i + 1, len(layers)) if not isinstance(layers[j], nn.Identity)][:1]
-        if following and isinstance(layers[i], nn.Conv2d) and _is_exact_gelu(layers[following[0]]):
-            fused = ConvGELU(layers[i], dtype)
+        if following and isinstance(conv, nn.Conv2d) and _is_exact_gelu(layers[following[0]]):
+            fused = ConvGELU(conv, dtype)
             if fused.works():
                 layers[i] = fused
                 layers[following[0]] = nn.Identity()

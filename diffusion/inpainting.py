@@ -12,14 +12,13 @@ loops, and above it masks to try them with.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Callable
 
 import torch
 
-from diffusion.checks import check_finite
-
-if TYPE_CHECKING:
-    from ddpm import DDPM
+from diffusion.condition import Condition
+from diffusion.noise import noise_like
+from diffusion.process import Process
 
 LEAST_SLOPE = 0.05  # where an error hardly depends on x_t, no step takes it away: none longer than this allows
 METHODS = ("mean", "input", "repaint")
@@ -78,7 +77,7 @@ def checked(
 
 
 def complete_image(
-    ddpm: DDPM,
+    ddpm: Process,
     y: torch.Tensor | None = None,
     ymask: torch.Tensor | None = None,
     scale: float = 1.0,
@@ -116,15 +115,16 @@ def complete_image(
     Args:
         y: float [N, *size] in [-1, 1]; what it holds where ymask is 0 is not looked at. None: nothing is known.
         ymask: 1 where y is known, 0 elsewhere; float, integer or bool, broadcast to y (a mask for all channels).
-        c: [N, n_classes] float, the class vector of each image, or None: no class. g_weight, mixture: see `eps`.
+        c: [N, n_classes] float, the class vector of each image, or None: no class. g_weight, mixture: see `Condition`.
         n_sample: completions of each image.
         generator: source of all noise, on this object's device. progress: called with t after each reverse step.
 
     Returns float32 [n_sample * N, *size] on the device: completion j of image k stands at k + j * N.
     Raises ValueError that names the argument that cannot be.
     """
-    ddpm._check_sampling(n_sample, g_weight, mixture)
-    size = tuple(ddpm._sample_size(getattr(ddpm.nn_model, "size", None if y is None else y.shape[1:])))
+    if n_sample < 1:
+        raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+    size = ddpm.sample_size(getattr(ddpm.nn_model, "size", None if y is None else y.shape[1:]))
     if y is None and ymask is None:
         y, ymask = torch.zeros(1, *size), torch.zeros(1, *size)
     y, ymask = checked(y, ymask, size, ddpm.device)
@@ -134,31 +134,28 @@ def complete_image(
     times = repaint_times(ddpm.n_timesteps, jump_length, n_resample)
     if not 0 <= scale < math.inf:
         raise ValueError(f"scale must be at least 0 and finite, not {scale}")
-    if c is not None:
-        if c.ndim != 2 or len(c) != len(y):
-            raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
-        check_finite("c", c)
-        c = c.to(ddpm.device, torch.float32).repeat(n_sample, 1)
+    if c is not None and len(c) != len(y):
+        raise ValueError(f"c must be [{len(y)}, n_classes] for {len(y)} images y, not {list(c.shape)}")
+    asked = None if c is None else Condition(c.to(ddpm.device).repeat(n_sample, 1), g_weight, mixture)
     y, ymask = (values.repeat(n_sample, *[1] * (y.ndim - 1)) for values in (y, ymask))
-    shared = {"c": c, "g_weight": g_weight, "mixture": mixture}
 
     with torch.inference_mode(False), torch.no_grad():  # False: 'input' needs gradients, wherever it is called
-        x = torch.randn(y.shape, device=ddpm.device, generator=generator)
+        x = noise_like(y, generator)
         if method == "repaint":
-            return repaint(ddpm._fast(), x, y, ymask, times, shared, generator, progress)
+            return repaint(ddpm.fast_copy(), x, y, ymask, times, asked, generator, progress)
         back = method == "input"
-        return by_gradient(ddpm._fast(back), x, y, ymask, times, scale, back, shared, generator, progress)
+        return by_gradient(ddpm.fast_copy(back), x, y, ymask, times, scale, back, asked, generator, progress)
 
 
 def by_gradient(
-    ddpm: DDPM,
+    ddpm: Process,
     x: torch.Tensor,
     y: torch.Tensor,
     ymask: torch.Tensor,
     times: list[int],
     scale: float,
     through_network: bool,
-    condition: dict[str, Any],
+    c: Condition | None,
     generator: torch.Generator | None,
     progress: Callable[[int], None] | None,
 ) -> torch.Tensor:
@@ -171,7 +168,7 @@ def by_gradient(
             continue
         with torch.set_grad_enabled(through_network):
             x.requires_grad_(through_network)
-            x0 = ddpm.predict_x0(x, t, ddpm.eps(x, t, **condition))
+            x0 = ddpm.predict_x0(x, t, ddpm.eps(x, t, c))
         x0_hat = x0.detach().clamp(-1, 1)
         error = ymask * (x0_hat - y)
         gradient = error
@@ -183,7 +180,7 @@ def by_gradient(
         # and that is the correction of `DDPM.complete_image`.
         x = x.detach()
         mean, variance = ddpm.q_posterior(x0_hat - scale * gradient, x, t)
-        x = mean + variance.sqrt() * torch.randn(x.shape, device=x.device, generator=generator)  # variance 0 at t = 1
+        x = mean + variance.sqrt() * noise_like(x, generator)  # variance 0 at t = 1
         if progress is not None:
             progress(t)
     return x
@@ -203,12 +200,12 @@ def step_that_fits(gradient: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
 
 
 def repaint(
-    ddpm: DDPM,
+    ddpm: Process,
     x: torch.Tensor,
     y: torch.Tensor,
     ymask: torch.Tensor,
     times: list[int],
-    condition: dict[str, Any],
+    c: Condition | None,
     generator: torch.Generator | None,
     progress: Callable[[int], None] | None,
 ) -> torch.Tensor:
@@ -217,18 +214,20 @@ def repaint(
         if t_next > t:
             x = noised_again(ddpm, x, t, t_next, generator)
             continue
-        noise = torch.randn(x.shape, device=x.device, generator=generator)
-        hidden = ddpm.p_sample(x, t, clip_x0=True, variance="posterior", generator=generator, **condition)
+        noise = noise_like(x, generator)
+        hidden = ddpm.p_sample(x, t, c, clip_x0=True, variance="posterior", generator=generator)
         x = torch.where(ymask == 1, ddpm.q_sample(y, t - 1, noise), hidden)  # at t = 1 that is y itself
         if progress is not None:
             progress(t)
     return x
 
 
-def noised_again(ddpm: DDPM, x: torch.Tensor, t: int, t_next: int, generator: torch.Generator | None) -> torch.Tensor:
+def noised_again(
+    ddpm: Process, x: torch.Tensor, t: int, t_next: int, generator: torch.Generator | None
+) -> torch.Tensor:
     """x_{t_next} ~ q(x_{t_next} | x_t = x) for t_next > t: the forward process from t on."""
     kept = ddpm.alpha_bar_t[t_next] / ddpm.alpha_bar_t[t]
-    return kept.sqrt() * x + (1 - kept).sqrt() * torch.randn(x.shape, device=x.device, generator=generator)
+    return kept.sqrt() * x + (1 - kept).sqrt() * noise_like(x, generator)
 
 
 def repaint_times(n_timesteps: int, jump_length: int, n_resample: int) -> list[int]:

@@ -15,14 +15,12 @@ they need of the network only the squared error of its noise: T numbers for each
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 
 from diffusion.checks import check_finite
-
-if TYPE_CHECKING:
-    from ddpm import DDPM
+from diffusion.process import Process
 
 VARIANCES = ("beta", "posterior")
 DECODERS = ("discrete", "gaussian")
@@ -38,7 +36,7 @@ class Bound(NamedTuple):
 
 
 def negative_elbo(
-    ddpm: DDPM, x: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ddpm: Process, x: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """The simplified objective of each sample ([Ho] equation 14): an unbiased estimate, from one t and one eps, of
 
@@ -57,7 +55,7 @@ def negative_elbo(
 
 
 def variational_bound(
-    ddpm: DDPM,
+    ddpm: Process,
     x: torch.Tensor,
     c: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -96,15 +94,15 @@ def variational_bound(
     for name, value, allowed in (("variance", variance, VARIANCES), ("decoder", decoder, DECODERS)):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, not {value!r}")
-    for name, value in (("n_draws", n_draws), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+    for name, count in (("n_draws", n_draws), ("batch_size", batch_size)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {count}")
     if decoder == "discrete" and not is_8_bit(x):
         raise ValueError("x must hold the 256 levels k / 127.5 - 1 of 8-bit images; for other data: decoder='gaussian'")
 
     terms = torch.zeros(len(x), ddpm.n_timesteps + 1, dtype=torch.float64)
     with torch.no_grad():
-        fast = ddpm._fast()
+        fast = ddpm.fast_copy()
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)
             for _ in range(n_draws):
@@ -115,7 +113,7 @@ def variational_bound(
 
 
 def _errors(
-    ddpm: DDPM,
+    ddpm: Process,
     x: torch.Tensor,
     c: torch.Tensor | None,
     clip_x0: bool,
@@ -142,7 +140,7 @@ def _errors(
 
 
 def _terms(
-    ddpm: DDPM, x: torch.Tensor, squares: torch.Tensor, error: torch.Tensor, variance: str, decoder: str
+    ddpm: Process, x: torch.Tensor, squares: torch.Tensor, error: torch.Tensor, variance: str, decoder: str
 ) -> torch.Tensor:
     """L_0 .. L_T, [N, T + 1], from what `_errors` found. Everything float64, on the CPU."""
     x, D, T = x.flatten(1), x[0].numel(), ddpm.n_timesteps
@@ -157,7 +155,7 @@ def _terms(
     return torch.cat([L_0, L_between, L_T], dim=1)
 
 
-def _variances(ddpm: DDPM, variance: str, decoder: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _variances(ddpm: Process, variance: str, decoder: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The variances of q(x_{t-1} | x_t, x_0) and of p_theta(x_{t-1} | x_t), [T] with t = 1 first, and of the decoder.
 
     The decoder needs one of its own, since the posterior one is 0 at t = 1. For a density it is beta_1: so the bound
@@ -221,7 +219,7 @@ def is_8_bit(x: torch.Tensor) -> bool:
     return bool(((k - k.round()).abs() < 1e-3).all() and k.min() > -0.5 and k.max() < 255.5)
 
 
-def _checked(ddpm: DDPM, x: torch.Tensor, c: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _checked(ddpm: Process, x: torch.Tensor, c: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """x and c as float32 on the device."""
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"x must be float [N, *size] with at least one sample, not {x.dtype} {list(x.shape)}")

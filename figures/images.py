@@ -248,7 +248,7 @@ def both_processes(
     times = list(marks)
     noise = torch.randn(x_0.shape, generator=generator, device=ddpm.device)
     forward = [ddpm.q_sample(x_0, t, noise) for t in times]
-    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], progress, generator=generator, c=c)
+    _, backward = ddpm.reverse_process(forward[-1], times[-1], times[::-1], c, generator=generator, progress=progress)
     return marks, forward, backward
 
 

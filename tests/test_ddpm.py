@@ -18,6 +18,7 @@ import torch.nn as nn
 from tiny_networks import trained_unet
 
 from ddpm import DDPM
+from diffusion.condition import Condition
 from networks import layout_on
 from networks.Conditional_UNet import UNet
 
@@ -373,8 +374,8 @@ def test_guidance_convention():
     x, c = torch.randn(3, 2), torch.eye(3)
     eps_c, eps_0 = ddpm.eps(x, 7, c), ddpm.eps(x, 7, torch.zeros_like(c))
     for w in (-1, 0, 0.5, 1, 3):
-        torch.testing.assert_close(ddpm.eps(x, 7, c, w), (1 + w) * eps_c - w * eps_0)
-    torch.testing.assert_close(ddpm.eps(x, 7, None, 3), eps_0)
+        torch.testing.assert_close(ddpm.eps(x, 7, Condition(c, w)), (1 + w) * eps_c - w * eps_0)
+    torch.testing.assert_close(ddpm.eps(x, 7, Condition(torch.zeros_like(c), 3)), eps_0)
 
 
 def test_order_of_samples_and_recorded_pictures():
@@ -505,7 +506,7 @@ def test_default_device_without_gpu_is_one_clear_error():
         ({"classes": [[math.nan, 0, 0]]}, "classes must be finite, but holds nan"),
         ({"classes": "some"}, "'some'"),
         ({"variance": "learned"}, "'learned'"),
-        ({"g_weight": math.inf}, "g_weight must be finite, not inf"),
+        ({"g_weight": math.inf}, "g_weight must be a finite number"),
         ({"size": None}, "size must be the shape of one sample"),
         ({"n_classes": -1}, "n_classes must be at least 0, not -1"),
     ],

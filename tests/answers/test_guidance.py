@@ -12,6 +12,7 @@ import torch.nn as nn
 from answers_process import BAR, X, at, close, lambda_network, moments, normal, suite_ddpm
 from answers_text import ROOT, sections, value
 
+from diffusion.condition import Condition
 from networks.Conditional_UNet import UNet as ConditionalUNet
 from networks.unet import UNet
 from train_cifar10 import DEFAULTS
@@ -61,7 +62,7 @@ def test_guided_noise_is_the_score_of_the_tilted_density(t):
     network = lambda_network(lambda x, t, c: torch.where(c.any(1, keepdim=True), x.cos(), x.sin()))
     x = POINTS.float().view(-1, 1)
     known = {r"\epsilon(x_t, c)": x.cos(), r"\epsilon(x_t, 0)": x.sin(), "w": 3.0}
-    close(suite_ddpm(4, network).eps(x, t, torch.ones(9, 1), 3.0), value("G3", known), 1e-4, 1e-5)
+    close(suite_ddpm(4, network).eps(x, t, Condition(torch.ones(9, 1), 3.0)), value("G3", known), 1e-4, 1e-5)
 
 
 def test_guided_gaussian():
@@ -87,7 +88,7 @@ def guided_chain(w, T):
     bar = ddpm.alpha_bar_t
     mean, variance = 0.0, 1.0
     for t in range(T, 0, -1):
-        eps = ddpm.eps(torch.tensor([[0.0], [1.0]]), t, torch.ones(2, 1), w).flatten().double()
+        eps = ddpm.eps(torch.tensor([[0.0], [1.0]]), t, Condition(torch.ones(2, 1), w)).flatten().double()
         alpha, k = ddpm.alpha_t[t].item(), (1 - ddpm.alpha_t[t].item()) / ddpm.sqrt_one_minus_alpha_bar_t[t].item()
         slope, intercept = (1 - k * (eps[1] - eps[0]).item()) / alpha**0.5, -k * eps[0].item() / alpha**0.5
         mean, variance = slope * mean + intercept, slope**2 * variance + (1 - alpha if t > 1 else 0)
@@ -122,7 +123,7 @@ def test_composed_noise_is_the_score_of_the_product():
     network = lambda_network(lambda x, t, c: x * (1 + c[:, :1] - 2 * c[:, 1:]))
     x = torch.linspace(-1, 1, 4).view(-1, 1)
     known = {r"\epsilon(x_t, c_1)": 2 * x, r"\epsilon(x_t, c_2)": -x, r"\epsilon(x_t, 0)": x, **weights}
-    found = suite_ddpm(4, network).eps(x, t, torch.tensor([[0.7, 1.5]]).repeat(4, 1), 0.0, "scores")
+    found = suite_ddpm(4, network).eps(x, t, Condition(torch.tensor([[0.7, 1.5]]).repeat(4, 1), 0.0, "scores"))
     close(found, value("G6", known), 1e-5, 1e-6)
 
 
@@ -144,10 +145,11 @@ def test_network_passes_of_guidance():
         (torch.eye(3)[[0] * 5], 0.0, "vector", 5),
         (torch.eye(3)[[0] * 5], 3.0, "vector", 10),
         (torch.tensor([[0.5, 0.5, 0]]).repeat(5, 1), 0.0, "vector", 5),
-        (torch.tensor([[0.5, 0.5, 0]]).repeat(5, 1), 0.0, "scores", 15),
+        (torch.tensor([[0.5, 0.5, 0]]).repeat(5, 1), 0.0, "scores", 10),  # the weights sum to 1: "no class" has none
+        (torch.tensor([[0.5, 0.5, 0]]).repeat(5, 1), 1.0, "scores", 15),
     ):
         seen.clear()
-        ddpm.eps(x, 2, c, w, mixture)
+        ddpm.eps(x, 2, Condition(c, w, mixture))
         assert sum(seen) == images
 
 

@@ -430,14 +430,14 @@ def test_draws_are_new_ones_and_are_averaged():
 def test_every_timestep_is_visited_once_per_batch():
     seen, sizes = [], []
     ddpm = normal_ddpm(T=4)
-    inner = ddpm._fast
+    inner = ddpm.fast_copy
 
     def spying():
         fast = inner()
         fast.nn_model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
         return fast
 
-    ddpm._fast = spying
+    ddpm.fast_copy = spying
     ddpm.variational_bound(LEVELS[:5], n_draws=2, batch_size=3, progress=seen.append)
     assert seen == 4 * [4, 3, 2, 1] and sizes == 8 * [3] + 8 * [2]
 

@@ -12,6 +12,7 @@ from gaussian import gaussian_ddpm
 from tiny_networks import trained_unet
 
 from ddpm import DDPM
+from diffusion.condition import Condition
 
 MEANS = torch.tensor([[0.3, 0.0], [0.0, 0.6], [-0.3, -0.3]])
 S = 0.04 * torch.tensor([[1.0, 0.5], [0.5, 1.0]])
@@ -36,9 +37,9 @@ def test_composed_scores_sample_the_composed_distribution(ddpm, weights, w):
 
 def test_rows_of_different_classes_in_one_batch(ddpm):
     x, c = torch.randn(4, 2), torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5], [0, 0, 0], [2.0, -1, 0]])
-    together = ddpm.eps(x, 30, c, 1.5, "scores")
+    together = ddpm.eps(x, 30, Condition(c, 1.5, "scores"))
     for i in range(4):
-        alone = ddpm.eps(x[i : i + 1], 30, c[i : i + 1], 1.5, "scores")
+        alone = ddpm.eps(x[i : i + 1], 30, Condition(c[i : i + 1], 1.5, "scores"))
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
@@ -46,23 +47,26 @@ def test_rows_of_different_classes_in_one_batch(ddpm):
 def test_composing_one_class_is_guidance(w):
     ddpm = DDPM(trained_unet().eval(), n_timesteps=10, device="cpu")
     x, c = torch.randn(3, 1, 8, 8), torch.eye(10)[[3, 8, 8]]
-    torch.testing.assert_close(ddpm.eps(x, 5, c, w, "scores"), ddpm.eps(x, 5, c, w), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ddpm.eps(x, 5, Condition(c, w, "scores")), ddpm.eps(x, 5, Condition(c, w)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_two_kinds_of_mixture_differ():
     """A network that is not affine in the class vector: the soft vector and the composed scores are two answers."""
     ddpm = DDPM(trained_unet().eval(), n_timesteps=10, device="cpu")
     x, c = torch.randn(1, 1, 8, 8), torch.tensor([[0.5, 0.5] + 8 * [0.0]])
-    assert (ddpm.eps(x, 5, c, 0.0, "scores") - ddpm.eps(x, 5, c, 0.0, "vector")).abs().max() > 1e-4
+    assert (
+        ddpm.eps(x, 5, Condition(c, 0.0, "scores")) - ddpm.eps(x, 5, Condition(c, 0.0, "vector"))
+    ).abs().max() > 1e-4
 
 
 def test_no_class_stays_no_class():
     ddpm = DDPM(trained_unet().eval(), n_timesteps=10, device="cpu")
     x = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(ddpm.eps(x, 5, None, 3.0, "scores"), ddpm.eps(x, 5, None))
-    torch.testing.assert_close(ddpm.eps(x, 5, torch.zeros(2, 10), 3.0, "scores"), ddpm.eps(x, 5, None))
+    torch.testing.assert_close(ddpm.eps(x, 5, Condition(torch.zeros(2, 10), 3.0, "scores")), ddpm.eps(x, 5, None))
 
 
 def test_an_unknown_kind_of_mixture_is_refused(ddpm):
-    with pytest.raises(ValueError, match="'vector' or 'scores', not 'soup'"):
+    with pytest.raises(ValueError, match="soup"):
         ddpm.sample(1, None, 3, mixture="soup")

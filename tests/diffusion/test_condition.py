@@ -1,0 +1,63 @@
+"""Conditions of several images at once, and noise that they share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddpm import DDPM
+from diffusion.condition import Condition
+from diffusion.noise import SharedNoise, noise_like
+
+
+def network(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """Answers a different number for each class, and x itself for none."""
+    shift = 0 if c is None else (c @ torch.tensor([[1.0], [10.0], [100.0]])).view(-1, *[1] * (x.ndim - 1))
+    return x + t * shift
+
+
+def a_ddpm() -> DDPM:
+    module = torch.nn.Module()
+    module.forward = network
+    return DDPM(module, n_timesteps=10, device="cpu")
+
+
+def test_every_image_has_its_own_weight():
+    ddpm, x = a_ddpm(), torch.randn(4, 2)
+    c, weights = torch.eye(3)[[0, 1, 2, 1]], [0.0, 1.0, 3.0, -1.0]
+    together = ddpm.eps(x, 5, Condition(c, weights))
+    for i, w in enumerate(weights):
+        torch.testing.assert_close(together[i : i + 1], ddpm.eps(x[i : i + 1], 5, Condition(c[i : i + 1], w)))
+
+
+def test_images_of_different_kinds_cost_what_they_need():
+    seen = []
+    ddpm, x = a_ddpm(), torch.randn(3, 2)
+    ddpm.nn_model.forward = lambda x, t, c: seen.append(len(x)) or network(x, t, c)
+    ddpm.eps(x, 5, Condition(torch.eye(3), [0.0, 1.0, -1.0]))  # 1 + 2 + 1 questions
+    assert seen == [4]
+
+
+@pytest.mark.parametrize("g_weight", [float("nan"), [1.0, 2.0], [[0.0], [1.0], [2.0]]])
+def test_weights_that_fit_no_images_are_refused(g_weight):
+    with pytest.raises(ValueError, match="g_weight"):
+        Condition(torch.eye(3), g_weight)
+
+
+def test_shared_noise_repeats_over_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    noise = noise_like(torch.empty(6, 2, 3), SharedNoise(generator, 2))
+    assert torch.equal(noise[:2], noise[2:4]) and torch.equal(noise[:2], noise[4:])
+    assert torch.equal(noise[:2], torch.randn(2, 2, 3, generator=generator.manual_seed(0)))
+    with pytest.raises(ValueError, match="cannot be shared"):
+        noise_like(torch.empty(5, 2), SharedNoise(generator, 2))
+
+
+def test_samples_that_share_their_noise_differ_by_their_condition_alone():
+    ddpm = a_ddpm()
+    draw = lambda n, c, n_shared: ddpm.reverse_process(  # noqa: E731
+        torch.ones(n, 2), 10, c=c, generator=SharedNoise(torch.Generator().manual_seed(1), n_shared)
+    )[0]
+    both = draw(4, Condition(torch.eye(3)[[0, 0, 1, 1]], [1.0] * 2 + [0.0] * 2), 2)
+    torch.testing.assert_close(both[:2], draw(2, Condition(torch.eye(3)[[0, 0]], 1.0), 2))
+    torch.testing.assert_close(both[2:], draw(2, Condition(torch.eye(3)[[1, 1]], 0.0), 2))
