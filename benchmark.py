@@ -10,6 +10,7 @@ drifts is fair to both; medians are printed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -93,10 +94,8 @@ def suite_sample(ddpm: DDPM, n: int, n_steps: int) -> None:
         if t <= ddpm.n_timesteps - n_steps + 1:
             raise Enough
 
-    try:
+    with contextlib.suppress(Enough):
         ddpm.sample(n, progress=progress)
-    except Enough:
-        pass
 
 
 def show(what: str, plain: list[float], suite: list[float], unit: Callable[[float], str]) -> None:

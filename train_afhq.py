@@ -136,7 +136,7 @@ def main() -> None:
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
     if args.load_path and not (args.resume and (args.log_dir / "checkpoint.pt").exists()):
-        before, content = checkpoint.load_model(args.load_path, device)
+        before, _content = checkpoint.load_model(args.load_path, device)
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}

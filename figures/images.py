@@ -169,7 +169,7 @@ def mixture_figure(
         c = sum(weight * one_class[k] for k, weight in weights.items())
         columns = [column(one_class[k]) for k in weights]
         blank = [torch.full_like(columns[0], math.nan)] * (max(map(len, mixtures)) - len(weights))
-        columns += blank + [column(c), column(c, "scores")]
+        columns += [*blank, column(c), column(c, "scores")]
         groups.append((mixture_name(weights, class_names), torch.stack(columns, dim=1).flatten(0, 1)))
         heads.append([class_names[k] for k in weights] + [""] * len(blank) + ["vector", "scores"])
     plot_groups(path, groups, heads, title)

@@ -91,8 +91,18 @@ COLOURS = {
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize(
     "mode, suffix",
-    [("RGB", ".jpg"), ("RGB", ".webp"), ("RGB", ".bmp"), ("RGB", ".tiff"), ("RGBA", ".png"), ("CMYK", ".jpg")]
-    + [("CMYK", ".tif"), ("P", ".png"), ("P", ".gif"), ("YCbCr", ".jpg")],
+    [
+        ("RGB", ".jpg"),
+        ("RGB", ".webp"),
+        ("RGB", ".bmp"),
+        ("RGB", ".tiff"),
+        ("RGBA", ".png"),
+        ("CMYK", ".jpg"),
+        ("CMYK", ".tif"),
+        ("P", ".png"),
+        ("P", ".gif"),
+        ("YCbCr", ".jpg"),
+    ],
 )
 def test_colour_modes(tmp_path, mode, suffix, colour):
     image = Image.new("RGB", (8, 8), COLOURS[colour])

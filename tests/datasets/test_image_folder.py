@@ -448,7 +448,7 @@ def test_where_the_folder_cannot_be_written_the_user_cache_serves(pets, tmp_path
     root, _ = pets
     (root / "train_8px.npz" / "in the way").mkdir(parents=True)  # stops the superuser, too
     expected = load_folder(root, True, 8)
-    decoding, notice = capsys.readouterr().out.splitlines()
+    _decoding, notice = capsys.readouterr().out.splitlines()
     (cache,) = (tmp_path / "user cache").rglob("*.npz")
     assert str(root) in notice and str(cache) in notice
     monkeypatch.setattr(image_folder, "_decode_split", None)
@@ -461,7 +461,7 @@ def test_without_any_place_for_the_cache_there_are_still_images(pets, tmp_path, 
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_folder(root, True, 8)[0]) == 50
-    decoding, notice = capsys.readouterr().out.splitlines()
+    _decoding, notice = capsys.readouterr().out.splitlines()
     assert "cannot be written" in notice and "decoded anew" in notice
 
 

@@ -159,9 +159,7 @@ def test_files_are_read(tmp_path, published, train, split):
     assert data.images.dtype == torch.uint8 and data.labels.dtype == torch.int64
     assert np.array_equal(data.images[:, 0].numpy(), arrays[f"{split}-images-idx3-ubyte"])
     assert np.array_equal(data.labels.numpy(), arrays[f"{split}-labels-idx1-ubyte"])
-    clothes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"] + [
-        "Ankle boot"
-    ]
+    clothes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
     assert data.class_names == (list("0123456789") if name == "mnist" else clothes)
     assert data.name == name and data.images.shape[1:] == (1, 28, 28)
 
