@@ -7,6 +7,7 @@ column k.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import IdentityTransform
+from PIL.PngImagePlugin import PngInfo  # Pillow comes with imageio
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ from common.files import atomic_write
 
 WHITE = 255
 INK = "#222222"
+GEOMETRY = "image grid"  # name of a PNG's text chunk, and first words of a GIF's comment: see Layout.geometry
 # Levels per channel in an animation, except for its last frame. Noise does not compress: 8 greys instead of 256 make the
 # file a third; colours have a palette of 256 whatever we do, but finding it takes far longer when there are many shades.
 ANIMATION_LEVELS = {1: 8, 3: 16}
@@ -177,8 +180,10 @@ def plot_groups(
         page[top : top + tile.shape[0], layout.left : layout.left + tile.shape[1]] = tile
     if (page == page[..., :1]).all():  # no colour: a third of the file
         page = page[..., 0]
+    info = PngInfo()
+    info.add_text(GEOMETRY, layout.geometry(shapes[0][1:], n_columns, rows))
     with atomic_write(path) as temporary:
-        imageio.imwrite(temporary, page)
+        imageio.imwrite(temporary, page, pnginfo=info)
 
 
 def plot_animation(
@@ -231,8 +236,9 @@ def plot_animation(
     durations = [duration] * (len(pages) - 1) + [max(duration, round(hold * 1000))]
     if len(pages) == 1:
         durations = durations[0]  # Pillow takes a list for several frames only
+    comment = f"{GEOMETRY} {layout.geometry(frames.shape[3:], n_columns, [n_rows])}"
     with atomic_write(path) as temporary:
-        imageio.mimwrite(temporary, pages, duration=durations, loop=0)
+        imageio.mimwrite(temporary, pages, duration=durations, loop=0, comment=comment)
 
 
 # ----------------------------------------------------------------------------------------------------------------- loss
@@ -322,6 +328,11 @@ class Layout(NamedTuple):
     left: int
     tops: list[int]
     texts: list[dict]
+
+    def geometry(self, size: Sequence[int], n_columns: int, rows: Sequence[int]) -> str:
+        """Where images of size (H, W) stand, as JSON. Files keep it as metadata, so that programs can cut them out again."""
+        named = {"size": list(size), "columns": n_columns, "rows": list(rows), "scale": self.scale, "gap": self.gap}
+        return json.dumps({**named, "left": self.left, "tops": self.tops})
 
 
 def groups_layout(

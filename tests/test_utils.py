@@ -100,7 +100,7 @@ def test_a_failing_picture_leaves_the_old_one(tmp_path, monkeypatch):
     plot_image(path, flat_images(4))
     before = path.read_bytes()
 
-    def broken(temporary, page):
+    def broken(temporary, page, **_):
         temporary.write_bytes(b"half a picture")
         raise OSError("disk full")
 
