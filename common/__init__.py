@@ -1,1 +1,1 @@
-"""What every room uses: how scripts talk and end, the machine, files."""
+"""What every room uses: messages and exit status of scripts, the machine, files."""

@@ -1,6 +1,6 @@
-"""What the command-line scripts share: errors of one line, types of arguments, progress, and how they end.
+"""What the command-line scripts share: errors, types of arguments, progress, exit status.
 
-Exit status: 0 finished, 1 a run that failed, 2 a wrong call, 128 + n stopped by signal n with a checkpoint written.
+Exit status: 0 finished, 1 the run failed, 2 wrong call, 128 + n stopped by signal n with a checkpoint written.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from common.files import format_duration
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, in one line that says what is wrong and what to do (exit status 1)."""
+    """The run cannot go on. The message is one line: what is wrong, and what to do (exit status 1)."""
 
 
-class DataError(RuntimeError):
-    """Data are missing or damaged. The message is one line: what is wrong, and what to do about it."""
+class DataError(RunError):
+    """Data are missing or damaged."""
 
 
 class CallError(ValueError):
-    """A call that cannot be meant, in one line (exit status 2)."""
+    """The call is wrong. The message is one line (exit status 2)."""
 
 
 def one_line(error: BaseException) -> str:
-    """An exception of a library as part of such a message: its type and the beginning of what it says."""
+    """A library's exception as part of such a message: its type and the beginning of its text."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
 
 
 @contextlib.contextmanager
 def values_from_call() -> Iterator[None]:
-    """A ValueError in the block is about a value that the call gave: it becomes a CallError."""
+    """Turns a ValueError into a CallError: for blocks that check values given on the command line."""
     try:
         yield
     except ValueError as error:
@@ -48,7 +48,7 @@ def values_from_call() -> Iterator[None]:
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `lowest` (that a machine word holds)."""
+    """An argparse type: an integer of at least `lowest` that fits into 64 bits."""
 
     def whole_number(text: str) -> int:
         value = int(text)
@@ -62,7 +62,7 @@ def at_least(lowest: int) -> Callable[[str], int]:
 
 
 def in_range(lowest: float, highest: float = math.inf, open_ends: bool = False) -> Callable[[str], float]:
-    """An argparse type: a finite number in [lowest, highest], or between the two if the ends are open."""
+    """An argparse type: a finite number in [lowest, highest], or in (lowest, highest) with `open_ends`."""
 
     def finite_number(text: str) -> float:
         value = float(text)
@@ -76,39 +76,39 @@ def in_range(lowest: float, highest: float = math.inf, open_ends: bool = False) 
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default, and the script's own docstring as it stands."""
+    """Shows the default of every argument, and the description (the script's docstring) without new line breaks."""
 
 
 # ------------------------------------------------------------------------------------------------ progress
 
 
 def live_line(line: str) -> None:
-    """A line that the next one overwrites; only on a terminal."""
+    """Print a line that the next line overwrites. Only on a terminal."""
     if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and could not be overwritten
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and then "\r" cannot go back
         print(f"\r{line[:width]:<{width}}\r", end="", flush=True)
 
 
 class Progress:
-    """How far a long job is, how fast it goes and how long it still takes: a live line on a terminal, and elsewhere,
-    where lines stay, a plain one every 30 seconds. `total` and `done` count `unit`s.
+    """Shows how much of a long job is done, its speed and the time left: as a live line on a terminal, otherwise as a
+    new line every 30 seconds. `total` and `done` count `unit`s.
     """
 
     def __init__(self, total: int, unit: str = "images", done: float = 0):
         self.total, self.unit, self.done, self.first = total, unit, done, done
-        self.live = sys.stdout.isatty()
-        self.began = self.told = time.monotonic()
+        self.began = self.shown = time.monotonic()
 
     def advance(self, amount: float) -> None:
         self.done += amount
         now = time.monotonic()
-        if now - self.told < (0.2 if self.live else 30):
+        live = sys.stdout.isatty()
+        if now - self.shown < (0.2 if live else 30):
             return
-        self.told = now
+        self.shown = now
         speed = (self.done - self.first) / (now - self.began)
         left = format_duration((self.total - self.done) / speed)
         line = f"{self.done:,.0f} of {self.total:,} {self.unit}, {speed:.3g} {self.unit}/s, {left} left"
-        if self.live:
+        if live:
             live_line(line)
         else:
             print(line, flush=True)
@@ -120,31 +120,29 @@ class Progress:
         live_line("")
 
 
-# ------------------------------------------------------------------------------------------------ how a script ends
+# ------------------------------------------------------------------------------------------------ exit status
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run `main`; an error that a user can mend becomes one line on stderr and an exit status."""
+    """Run `main`. An error that the user can fix becomes one line on stderr and an exit status."""
     try:
         main()
+        return
     except CallError as error:
-        _leave(2, str(error))
-    except (RunError, DataError) as error:
-        _leave(1, str(error))
-    except (MemoryError, RuntimeError) as error:
-        # Torch's errors are told by name and text, so that scripts that need no torch need not load it.
-        if type(error).__name__ == "OutOfMemoryError":
-            _leave(1, "the GPU has too little memory for this: try a smaller --batch_size or --n_features")
-        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        _leave(1, "there is too little memory for this: try a smaller --batch_size, --n_samples or --n_features")
+        status, message = 2, str(error)
+    except RunError as error:
+        status, message = 1, str(error)
     except OSError as error:
-        _leave(1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        status, message = 1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
     except KeyboardInterrupt:
-        _leave(130, "interrupted")
-
-
-def _leave(status: int, message: str) -> None:
-    script = os.path.basename(sys.argv[0])
-    print(f"{script}: error: {message}", file=sys.stderr, flush=True)
+        status, message = 130, "interrupted"
+    except (MemoryError, RuntimeError) as error:
+        # Torch's errors are recognised by name and text: scripts that need no torch do not import it.
+        if type(error).__name__ == "OutOfMemoryError":
+            status, message = 1, "not enough GPU memory: try a smaller --batch_size or --n_features"
+        elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            status, message = 1, "not enough memory: try a smaller --batch_size, --n_samples or --n_features"
+        else:
+            raise
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""Files that are never half written, locks, free names, and numbers as text."""
+"""Atomic writes, JSON and CSV, locks, unused file names, numbers as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any, Iterator, Sequence
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; there, two runs in one folder are the user's care
+except ImportError:  # Windows has no flock: there nothing stops two runs in one folder
     fcntl = None  # type: ignore[assignment]
 
 
@@ -22,13 +22,12 @@ except ImportError:  # Windows has no such locks; there, two runs in one folder 
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file completely or not at all: `with atomic_write("a.pt") as temporary: torch.save(state, temporary)`.
 
-    Yields a hidden path in the same folder with the same suffix. When the block ends, the file is forced to disk and
-    takes the place of `path` in one step. When the block raises, the temporary file is removed and `path` stays as it
-    was. Missing parent folders are created.
+    Yields a hidden path in the same folder, with the same suffix. At the end of the block this file replaces `path` in
+    one step. If the block raises, it is removed and `path` stays as it was. Missing parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp: its files are readable by their owner only, and a log folder is there to be read by others.
+    # Not tempfile.mkstemp: only the owner may read its files, but others (graders) must read a log folder.
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
@@ -38,26 +37,16 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    with contextlib.suppress(OSError):  # Windows and some network disks cannot force a folder to disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-    """Write `obj` as indented UTF-8 JSON. Paths become strings, scalar tensors and numpy scalars become numbers.
+    """Write `obj` as indented UTF-8 JSON. Paths become strings; tensors and numpy arrays of one element, numbers.
 
-    Raises TypeError for any other object that JSON does not know.
+    Raises TypeError for other objects that JSON does not know.
     """
 
     def plain(value: Any) -> Any:
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        if hasattr(value, "item"):
-            return value.item()
-        raise TypeError(f"cannot write a {type(value).__name__} as JSON")
+        return value.item() if hasattr(value, "item") else os.fspath(value)
 
     text = json.dumps(obj, indent=2, ensure_ascii=False, default=plain) + "\n"
     with atomic_write(path) as temporary:
@@ -65,13 +54,10 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write dicts as a CSV table, the columns in the order of the first row's keys.
+    """Write dicts (at least one) as a CSV table. The first row's keys are the columns.
 
-    Floats have 6 significant digits, None becomes an empty cell. Raises ValueError if there is no row, or if a later row
-    has a key that the first row lacks.
+    Floats get 6 significant digits; None becomes an empty cell. Raises ValueError if a later row has another key.
     """
-    if not rows:
-        raise ValueError("write_csv needs at least one row, to know the columns")
 
     def plain(value: Any) -> Any:
         value = value.item() if hasattr(value, "item") else value
@@ -84,7 +70,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
 
 
 def finite(value: Any) -> float | None:
-    """A finite number, or None for anything that is not one."""
+    """`value` as a float, or None if it is not a finite number."""
     try:
         value = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -97,40 +83,40 @@ def format_duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "unknown"
     total = max(0, round(seconds))
-    if total >= 3600:
-        minutes = round(total / 60)
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    if total >= 60:
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
         return f"{total // 60} min {total % 60:02d} s"
-    return f"{total} s"
+    minutes = round(total / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def try_lock(file: Path) -> IO[str] | None:
-    """Open a file to append to it, and hold it until it is closed or the process ends; None if another one holds it."""
-    log = open(file, "a", encoding="utf-8")
+    """Open a file for appending and lock it until it is closed. None if another process has locked it."""
+    opened = open(file, "a", encoding="utf-8")
     try:
         if fcntl:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.close()
+        opened.close()
         return None
     except OSError:
         pass  # a file system without locks
-    return log
+    return opened
 
 
 @contextlib.contextmanager
 def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
-    """The first of `stem`, `stem_2`, ... that no file with one of the suffixes, or with `beside`, has yet.
+    """Paths named `stem`, or `stem_2`, `stem_3`, ...: the first name that no file with any of `suffixes` or `beside` has.
 
-    An empty file holds the first name until the block has written it, so that two processes never get the same. A block
-    that ends otherwise, also by a signal (see `ended_by_signals`), frees the name.
+    An empty file reserves the name, so that two processes never get the same one. If the block writes nothing, because
+    of an error or a signal, the empty file is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for n in itertools.count(1):
-        name = stem if n == 1 else f"{stem}_{n}"
-        paths = [folder / (name + suffix) for suffix in suffixes]
-        if any(path.exists() for path in [*paths, *([folder / (name + beside)] if beside else [])]):
+        name = folder / (stem if n == 1 else f"{stem}_{n}")
+        paths = [Path(f"{name}{suffix}") for suffix in suffixes]
+        if any(Path(f"{name}{suffix}").exists() for suffix in (*suffixes, beside or suffixes[0])):
             continue
         with contextlib.suppress(FileExistsError):  # another process was faster
             open(paths[0], "x").close()

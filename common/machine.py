@@ -1,26 +1,27 @@
-"""The machine a run is on: device, precision, memory, and where its results come from."""
+"""The machine of a run: device, precision, memory; and what config.json says about it."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from common.console import CallError
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the first of CUDA, MPS, CPU that is there. CallError if a device is asked for that is not.
+    """The device with this name; 'auto': the first available of CUDA, MPS, CPU. Raises CallError if it is not available.
 
-    The device has its index, without which torch before 2.5 does not tell a GPU's free memory.
+    The returned device has an index, because torch before 2.5 needs it to tell a GPU's free memory.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -28,35 +29,25 @@ def pick_device(name: str) -> torch.device:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CallError(f"--device {name} is not to be had ({reason}); --device cpu always is") from None
+        raise CallError(f"--device {name} is not available ({reason}); --device cpu always is") from None
 
 
 def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
-    """The dtype for autocast, or None. 'auto' is bfloat16 where the chip computes in it, and not where it emulates."""
-    if choice == "off" or (choice == "auto" and not has_bfloat16(device)):
-        return None
-    return torch.bfloat16
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Does the processor itself multiply in bfloat16? (An emulation would run, at half the speed of float32.)"""
+    """The dtype for autocast, or None. 'auto': bfloat16 if the hardware has it (emulated, it is slower than float32)."""
+    if choice != "auto":
+        return None if choice == "off" else torch.bfloat16
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        try:
-            flags = Path("/proc/cpuinfo").read_text().split()
-        except OSError:
-            return False
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpuinfo().split())
+    return torch.bfloat16 if fast else None
 
 
 def keep_large_buffers(keep: bool = True) -> None:
-    """Tell glibc's allocator to keep freed memory for the next step instead of returning it to the system (or, with
-    keep = False, to do again as it does by default).
+    """Tell glibc's allocator to keep freed memory for the next step; keep = False: its default. Without glibc, nothing.
 
-    Training frees and takes the same large buffers every step; returning them means that the system has to clear
-    every page again. Elsewhere than on Linux with glibc this does nothing.
+    Training frees and allocates the same large buffers in every step. If they are returned to the system, it has to
+    clear every page again.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
     try:
@@ -71,37 +62,32 @@ def device_name(device: torch.device) -> str:
     """Such as 'cuda (NVIDIA H200)' or 'cpu (Intel(R) Xeon(R) Processor @ 2.80GHz, 2 threads)'."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    chip = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        chip = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    model = re.search(r"^model name.*?:(.*)", _cpuinfo(), re.M)
+    chip = model[1].strip() if model else platform.processor() or platform.machine()
     return f"{device.type} ({chip}, {torch.get_num_threads()} threads)"
 
 
+def _cpuinfo() -> str:
+    """What Linux says about its processors; empty on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
 def command_line(*extra: str) -> str:
-    """The command that started this process, ready to paste, with `extra` arguments not yet in it appended."""
+    """The command that started this process, ready to paste, with the `extra` arguments that it lacks."""
     words = ["python", *sys.argv]
     return " ".join(shlex.quote(word) for word in words + [word for word in extra if word not in words])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What config.json tells about the circumstances of a run."""
-    import imageio
-    import matplotlib
-    import torchvision
-
+    """What config.json says about the circumstances of a run."""
+    packages = ("torch", "torchvision", "numpy", "matplotlib", "imageio")
+    versions = {package: import_module(package).__version__ for package in packages}
     return {
         "command": command_line(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-            "matplotlib": matplotlib.__version__,
-            "imageio": imageio.__version__,
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "device": device_name(device),
         "commit": commit(),
         "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
@@ -109,12 +95,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Short hash of the checkout that this file stands in, with '+' if it has changes; None outside of git."""
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
+    """Short hash of the commit that this code is from, with '+' if Python files have changed; None without git."""
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(Path(__file__).resolve().parents[1]), *words]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        run = lambda *words: subprocess.run(git + list(words), capture_output=True, text=True, timeout=10)  # noqa: E731
-        head = run("rev-parse", "--short", "HEAD")
-        changed = run("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-    except (OSError, subprocess.TimeoutExpired):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None

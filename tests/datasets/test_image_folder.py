@@ -225,7 +225,7 @@ def test_more_than_one_percent_bad_files_stop_the_run(tmp_path, n_workers, capfd
     [
         (PermissionError(errno.EACCES, "Permission denied"), "cannot be read (Permission denied)"),
         (OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
-        (MemoryError(), "there is too little memory"),
+        (MemoryError(), "not enough memory"),
     ],
 )
 def test_what_is_no_fault_of_a_file_stops_the_run(tmp_path, monkeypatch, capsys, error, message, n_workers):

@@ -56,7 +56,7 @@ def test_an_interrupted_export_is_the_uninterrupted_one(run, tmp_path, monkeypat
 
     monkeypatch.setattr(npz, "_draw", interrupted)
     assert run(words) == (130 if stop is KeyboardInterrupt else 1)
-    assert ("interrupted" if stop is KeyboardInterrupt else "too little memory") in capsys.readouterr().err
+    assert ("interrupted" if stop is KeyboardInterrupt else "not enough memory") in capsys.readouterr().err
     parts = tmp_path / "out" / "samples_npz_parts"
     assert {path.name for path in parts.iterdir()} == {"settings.json", "part_00000.npy", "part_00001.npy"}
     assert not (tmp_path / "out" / "samples.npz").exists()
@@ -216,11 +216,11 @@ def test_settings_without_parts_bind_nobody(run, tmp_path, monkeypatch, capsys):
     [lambda: torch.empty(2**60, dtype=torch.uint8), lambda: np.empty(2**60, np.uint8)],
     ids=["torch", "numpy"],
 )
-def test_too_little_memory_is_one_line(allocate, capsys):
+def test_not_enough_memory_is_one_line(allocate, capsys):
     with pytest.raises(SystemExit) as end:
         run_script(allocate)
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and "too little memory" in line
+    assert end.value.code == 1 and "not enough memory" in line
 
 
 def test_other_runtime_errors_keep_their_traceback():

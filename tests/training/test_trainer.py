@@ -483,7 +483,7 @@ def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
         ("--drop_prob 2", "--drop_prob: must be in [0, 1], not 2"),
         ("--ema 1", "--ema"),
         ("--dataset svhn", "--dataset: invalid choice"),
-        ("--device cuda:9", "--device cuda:9 is not to be had"),
+        ("--device cuda:9", "--device cuda:9 is not available"),
         ("--device nonsense", "--device nonsense"),
         ("--no_such_flag", "--no_such_flag"),
         ("--dropout 0.1", "--dropout does nothing for --network conditional_unet: leave it out, or take unet"),
