@@ -9,9 +9,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from common.files import finite
-from reporting.grids import Grid, ends_elsewhere, read_frame, read_grid, what_is_wrong, wrong_images
+from reporting.grids import Grid, ends_elsewhere, read_images, what_is_wrong, wrong_images
 from reporting.log_files import POINT_DATA, shown_classes
-from reporting.log_reading import Animation, Folder, Unreadable, printable
+from reporting.log_reading import Folder, Unreadable, printable
 
 POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
 HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
@@ -50,9 +50,9 @@ class Settings(NamedTuple):
         size = (self.height, self.height)
         if self.kind == "classes":
             names = tuple(self.class_names[k] for k in self.shown)
-            return Grid(size, names, len(names), self.n_samples, self.n_samples)
+            return Grid(size, names, len(names), (self.n_samples, self.n_samples))
         n_columns = math.ceil(math.sqrt(self.n_samples))
-        return Grid(size, (), n_columns, math.ceil(self.n_samples / n_columns), 0)
+        return Grid(size, (), n_columns, (math.ceil(self.n_samples / n_columns),))
 
     def due(self, done: int) -> list[int]:
         """The epochs or steps up to `done` after which there are pictures."""
@@ -220,18 +220,13 @@ def check_metrics(check: Check) -> None:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def check_figure(check: Check, name: str, missing: str = "problem") -> np.ndarray | None:
+def check_figure(check: Check, name: str, missing: str = "problem") -> None:
     """A picture of any kind: is it there, can it be decoded, does it show something?"""
-    if not check.there(name, missing):
-        return None
-    page = check.use(check.folder.picture, name)
-    wrong = what_is_wrong(page) if page is not None else None
-    if wrong:
-        check.say("problem", name, wrong)
-        return None
-    if page is not None:
-        check.say("ok", name, f"{page.shape[1]} x {page.shape[0]} pixels")
-    return page
+    picture = check.use(check.folder.picture, name) if check.there(name, missing) else None
+    if picture is not None:
+        height, width = picture.pixels.shape[:2]
+        wrong = what_is_wrong(picture.pixels)
+        check.say("problem" if wrong else "ok", name, wrong or f"{width} x {height} pixels")
 
 
 def check_pictures(check: Check) -> None:
@@ -273,9 +268,8 @@ def _check_samples(check: Check) -> None:
         level = "note" if steps <= settings.resumed_at and not final else "problem"
         for w in settings.g_weights or (None,):
             name = grid_name(settings, mark, w)
-            title = f"epoch {mark}, guidance weight {w:g}" if w is not None else f"step {mark}, samples"
             if check.there(name, level):
-                real = _check_grid(check, name, title, level, real) or real
+                real = _check_grid(check, name, level, real) or real
             if animated:
                 gif = name.replace("generated_images", "animation").replace("samples_", "animation_")
                 gif = gif.replace(".png", ".gif")
@@ -284,20 +278,18 @@ def _check_samples(check: Check) -> None:
 
 
 def _check_grid(
-    check: Check, name: str, title: str, level: str, real: tuple[str, np.ndarray] | None
+    check: Check, name: str, level: str, real: tuple[str, np.ndarray] | None
 ) -> tuple[str, np.ndarray] | None:
     """One grid; `real` are the real images of an earlier one. Returns its name and its own, if it has any."""
-    page = check.use(check.folder.picture, name)
-    if page is None:
+    picture = check.use(check.folder.picture, name)
+    if picture is None:
         return None
-    wrong, grid = what_is_wrong(page), check.settings.grid()
-    groups = wrong or read_grid(page, grid, title)
+    grid = check.settings.grid()
+    groups = what_is_wrong(picture.pixels) or read_images(*picture, grid)
     if isinstance(groups, str):
         check.say(level, name, groups)
         return None
-    generated, own = groups[0], groups[1] if len(groups) > 1 else None
-    if not grid.names:  # the last row may be filled up with blanks
-        generated = generated.reshape(-1, *generated.shape[2:])[: check.settings.n_samples][:, None]
+    generated, own = _only_samples(groups[0], check.settings), groups[1] if len(groups) > 1 else None
     wrong = wrong_images(generated, own)
     same = [other for other, images in check.generated.items() if np.array_equal(images, generated)]
     if wrong is None and same:
@@ -308,31 +300,38 @@ def _check_grid(
     if wrong:
         check.say(level, name, wrong)
     else:
-        rows = f"{grid.n_rows} rows of generated" + (f", {grid.n_real_rows} of real images" if own is not None else "")
-        check.say("ok", name, rows)
+        check.say(
+            "ok",
+            name,
+            " and ".join(f"{n} rows of {kind}" for n, kind in zip(grid.rows, ("generated", "real"))) + " images",
+        )
     return (name, own) if own is not None else None
 
 
 def _check_animation(check: Check, name: str, generated: np.ndarray | None, level: str) -> None:
-    animation: Animation | None = check.use(check.folder.animation, name)
+    animation = check.use(check.folder.animation, name)
     if animation is None:
         return
-    settings, grid = check.settings, check.settings.grid()
-    first, last = (read_frame(frame, grid, settings.T) for frame in (animation.first, animation.last))
+    grid = check.settings.grid()
+    grid = grid._replace(rows=grid.rows[:1])
+    first, last = (read_images(x, animation.geometry, grid, animated=True) for x in (animation.first, animation.last))
     if animation.n_frames < 2:
         wrong = "does not move: it has one frame"
     elif not animation.moves:
         wrong = f"does not move: its {animation.n_frames} frames are the same"
-    elif last is None:
-        shape = f"{animation.last.shape[1]} x {animation.last.shape[0]}"
-        wrong = f"has {shape} pixels, which is no grid of {grid.n_rows} rows of {grid.n_columns} images"
+    elif isinstance(first, str) or isinstance(last, str):
+        wrong = str(last)
     else:
-        if not grid.names:
-            first, last = (x.reshape(-1, *x.shape[2:])[: settings.n_samples][:, None] for x in (first, last))
+        first, last = (_only_samples(groups[0], check.settings) for groups in (first, last))
         wrong = ends_elsewhere(last, generated) if generated is not None else None
         if wrong is None and ends_elsewhere(last, first) is None:
             wrong = "hardly moves: its first frame shows the images of its last"
     check.say(level if wrong else "ok", name, wrong or f"{animation.n_frames} frames, from noise to the grid's images")
+
+
+def _only_samples(images: np.ndarray, settings: Settings) -> np.ndarray:
+    """uint8 [rows, columns, H, W, 3] without the blanks that fill up the last row of a run without classes."""
+    return images if settings.kind == "classes" else images.reshape(-1, 1, *images.shape[2:])[: settings.n_samples]
 
 
 # ------------------------------------------------------------------------------------------------ models

@@ -1,29 +1,41 @@
-"""Do the pictures of a log folder show what they should? Grids and animations are cut into their images again, at the
-places where utils.plot_image and utils.plot_animation drew them (utils.py).
+"""Do the pictures of a log folder show what they should? Grids and animations are cut into their images again.
+
+Each file says where its images stand: utils.py writes this into its metadata (`utils.Layout.geometry`).
 """
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple, Sequence
+import json
+from typing import Iterator, NamedTuple
 
 import numpy as np
 
-from utils import Layout, animation_layout, groups_layout
-
-CONSTANT = 2.0  # standard deviation, in grey levels of 255: below this an image shows nothing
-NOISE = 0.15  # correlation of neighbouring pixels: below this a picture is noise (digits and photographs: above 0.6)
+CONSTANT = 2.0  # standard deviation, in grey levels of 255: an image below this shows nothing
+NOISE = 0.15  # correlation of neighbouring pixels: a picture below this is noise (digits and photographs: above 0.6)
 SAME_END = 12.0  # mean difference in grey levels between an image of a GIF's last frame and of the grid
-FONT_SHIFT = 12  # pixels by which another version of the fonts may move a grid
+FONT_SHIFT = 12  # pixels by which another version of the fonts may move the grid of an older file
+MISPLACED = "its images do not stand where a grid as the run asked for has them"
 
 
 class Grid(NamedTuple):
-    """What the arguments of a run say about its grids."""
+    """A grid as the arguments of a run ask for it."""
 
     size: tuple[int, int]  # of an image: height, width
     names: tuple[str, ...]  # of the columns; () for a run without classes
-    n_columns: int
-    n_rows: int  # generated
-    n_real_rows: int  # 0: there are no real images in the grid
+    columns: int
+    rows: tuple[int, ...]  # of generated images and, if there are any, of real ones
+
+
+class Geometry(NamedTuple):
+    """Where a picture shows its images. See `utils.Layout`."""
+
+    size: tuple[int, int]
+    columns: int
+    rows: tuple[int, ...]
+    scale: int
+    gap: int
+    left: int
+    tops: tuple[int, ...]
 
 
 def what_is_wrong(page: np.ndarray) -> str | None:
@@ -54,104 +66,80 @@ def flat(images: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ cutting out
 
 
-def _cut(page: np.ndarray, layout: Layout, top: int, left: int, n_rows: int, grid: Grid) -> np.ndarray | None:
-    """The images of one group, uint8 [n_rows, n_columns, H, W, 3]; None if they do not stand there.
+def read_images(page: np.ndarray, text: str | None, grid: Grid, animated: bool = False) -> list[np.ndarray] | str:
+    """The images of each group of rows, uint8 [rows, columns, H, W, 3]; or what is wrong with the grid, in words.
 
-    They do if the gaps between them are white and every image pixel is a square of one colour.
+    page: uint8 [H, W, 3], a picture or (`animated`) a frame of a GIF. text: the geometry in the file's metadata; None
+    for files of older versions, which have none.
     """
-    (height, width), scale, gap = grid.size, layout.scale, layout.gap
-    bottom, right = top + n_rows * (height * scale + gap), left + grid.n_columns * (width * scale + gap)
-    if top < 0 or left < 0 or bottom > len(page) or right > page.shape[1]:
-        return None  # the margin is wider than a gap, so that the last gap is on the page as well
-    tile = page[top:bottom, left:right]
-    tile = tile.reshape(n_rows, height * scale + gap, grid.n_columns, width * scale + gap, 3).transpose(0, 2, 1, 3, 4)
-    images = tile[:, :, : height * scale, : width * scale]
-    images = images.reshape(n_rows, grid.n_columns, height, scale, width, scale, 3)
-    pixels = images[:, :, :, 0, :, 0]
-    white = (tile[:, :, height * scale :] == 255).all() and (tile[:, :, :, width * scale :] == 255).all()
-    return pixels if white and (images == pixels[:, :, :, None, :, None]).all() else None
+    if text is None:
+        found = (_cut(page, geometry, animated) for geometry in _older_geometries(page, grid, animated))
+        return next((groups for groups in found if groups), MISPLACED)
+    try:
+        geometry = _parse(text)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "has damaged metadata: they do not tell where its images stand"
+    asked = {"size": grid.size, "columns": grid.columns, "rows": grid.rows}
+    for name, wanted in asked.items():
+        if getattr(geometry, name) != wanted:
+            return f"is another grid than the run asked for: {name} {getattr(geometry, name)} instead of {wanted}"
+    return _cut(page, geometry, animated) or MISPLACED
 
 
-def _shifts(n: int) -> Iterator[int]:
-    """0, then what other fonts would make of it: first the whole difference n, then what lies around it."""
-    yield from dict.fromkeys([0, n, *range(-abs(n), abs(n) + 1)])
+def _parse(text: str) -> Geometry:
+    """The geometry in a file's metadata. Raises ValueError, KeyError, TypeError or RecursionError if there is none."""
+    found = json.loads(text)
+    size, rows, tops = (tuple(found[name]) for name in ("size", "rows", "tops"))
+    columns, scale, gap, left = (found[name] for name in ("columns", "scale", "gap", "left"))
+    for number in (*size, *rows, *tops, columns, scale, gap, left):
+        if type(number) is not int or not 0 <= number <= 100_000:
+            raise ValueError(f"{number} is no number of pixels or images")
+    if len(tops) != len(rows) or scale < 1:
+        raise ValueError("the numbers do not fit each other")
+    return Geometry(size, columns, rows, scale, gap, left, tops)
 
 
-def read_grid(page: np.ndarray, grid: Grid, title: str) -> list[np.ndarray] | str:
-    """The generated and, if there are any, the real images of a grid, each uint8 [rows, columns, H, W, 3]; or what is
-    wrong with it, in words.
+def _older_geometries(page: np.ndarray, grid: Grid, animated: bool) -> Iterator[Geometry]:
+    """Where a file without metadata must have its images. Other fonts may have moved them by a few pixels."""
+    from utils import animation_layout, groups_layout  # only for older files: matplotlib takes long to load
+
+    if animated:
+        layout = animation_layout(grid.size, grid.columns, grid.rows[0], 1000, grid.names)
+    else:
+        labels = ["generated", "real"] if len(grid.rows) > 1 else [""]
+        layout = groups_layout(grid.size, grid.columns, grid.rows, labels, [grid.names, ()], "title")
+    down = len(page) - layout.height  # names that stand upright above the columns
+    shifts = [0] if animated else sorted(range(-FONT_SHIFT, FONT_SHIFT + 1), key=abs)  # labels to the left of the rows
+    for right in shifts if abs(down) <= FONT_SHIFT else []:
+        tops = tuple(top + down for top in layout.tops)
+        yield Geometry(grid.size, grid.columns, grid.rows, layout.scale, layout.gap, layout.left + right, tops)
+
+
+def _cut(page: np.ndarray, geometry: Geometry, animated: bool) -> list[np.ndarray] | None:
+    """The images of each group of rows; None if they do not stand there.
+
+    In a picture they do if the gaps between them are white and every image pixel is a square of one colour. The palette
+    of a GIF changes colours a little, so the frames of an animation are only cut.
     """
-    asked = [grid.n_rows, grid.n_real_rows][: 2 if grid.n_real_rows else 1]
-    found = _read_rows(page, grid, title, asked)
-    if found is not None:
-        return found
-    expected = _layout(grid, title, asked)
-    # Which other numbers of rows would it be? The height of the page tells how many there are altogether.
-    pitch = grid.size[0] * expected.scale + expected.gap
-    likely = sum(asked) + round((len(page) - expected.height) / pitch)
-    for total in range(max(1, likely - 1), min(likely + 2, 100)):
-        for first in range(total, 0, -1) if grid.n_real_rows else [total]:
-            rows = [first, total - first][: 2 if total > first else 1]
-            if rows != asked and _read_rows(page, grid, title, rows) is not None:
-                return _wrong_rows(rows, asked)
-    here, there = f"{page.shape[1]} x {page.shape[0]}", f"{expected.width} x {expected.height}"
-    classes = f" of {len(grid.names)} classes" if grid.names else ""
-    if here == there:
-        return f"its images do not stand where a grid of {' + '.join(map(str, asked))} rows{classes} has them"
-    return (
-        f"has {here} pixels, and no grid as the run asked for: {' + '.join(map(str, asked))} rows{classes} "
-        f"have {there} pixels"
-    )
+    (height, width), scale, gap = geometry.size, geometry.scale, geometry.gap
+    groups = []
+    for top, n_rows in zip(geometry.tops, geometry.rows):
+        left, shape = geometry.left, (n_rows, height * scale + gap, geometry.columns, width * scale + gap, 3)
+        bottom, right = top + shape[0] * shape[1], left + shape[2] * shape[3]
+        if min(top, left) < 0 or bottom > len(page) or right > page.shape[1]:
+            return None  # the margin is wider than a gap, so that the last gap is on the page as well
+        tile = page[top:bottom, left:right].reshape(shape).transpose(0, 2, 1, 3, 4)
+        images = tile[:, :, : height * scale, : width * scale]
+        images = images.reshape(n_rows, geometry.columns, height, scale, width, scale, 3)
+        pixels = images[:, :, :, scale // 2, :, scale // 2]
+        white = (tile[:, :, height * scale :] == 255).all() and (tile[:, :, :, width * scale :] == 255).all()
+        if not animated and not (white and (images == pixels[:, :, :, None, :, None]).all()):
+            return None
+        groups.append(pixels)
+    return groups
 
 
-def _wrong_rows(rows: list[int], asked: list[int]) -> str:
-    for kind, n, wanted in zip(("generated", "real"), [*rows, 0], asked):
-        if n != wanted:
-            return f"shows {n} row{'s' * (n != 1)} of {kind} images, the run asked for {wanted}"
-    return f"shows {len(rows)} groups of rows, the run asked for {len(asked)}"
-
-
-def _layout(grid: Grid, title: str, rows: Sequence[int]) -> Layout:
-    labels, heads = (["generated", "real"] if grid.n_real_rows else [""])[: len(rows)], [list(grid.names), []]
-    return groups_layout(grid.size, grid.n_columns, rows, labels, heads[: len(rows)], title)
-
-
-def _read_rows(page: np.ndarray, grid: Grid, title: str, rows: Sequence[int]) -> list[np.ndarray] | None:
-    layout = _layout(grid, title, rows)
-    down, right = page.shape[0] - layout.height, page.shape[1] - layout.width
-    if max(abs(down), abs(right)) > FONT_SHIFT:
-        return None
-    for dy in _shifts(down):
-        for dx in _shifts(right):
-            groups = []
-            for n, top in zip(rows, layout.tops):
-                cut = _cut(page, layout, top + dy, layout.left + dx, n, grid)
-                if cut is None:
-                    break
-                groups.append(cut)
-            if len(groups) == len(rows):
-                return groups
-    return None
-
-
-def read_frame(frame: np.ndarray, grid: Grid, most_t: int) -> np.ndarray | None:
-    """The images of one frame of an animation, uint8 [rows, columns, H, W, 3]; None if they do not stand there."""
-    layout = animation_layout(grid.size, grid.n_columns, grid.n_rows, most_t, list(grid.names))
-    down = frame.shape[0] - layout.height
-    if abs(down) > FONT_SHIFT or abs(frame.shape[1] - layout.width) > FONT_SHIFT:
-        return None
-    # The palette of a colour GIF moves colours a little, so that neither white nor squares are exact.
-    height, width = (side * layout.scale + layout.gap for side in grid.size)
-    top, left = layout.tops[0] + down, layout.left
-    tile = frame[top : top + grid.n_rows * height, left : left + grid.n_columns * width]
-    if tile.shape[:2] != (grid.n_rows * height, grid.n_columns * width):
-        return None
-    tile = tile.reshape(grid.n_rows, height, grid.n_columns, width, 3).transpose(0, 2, 1, 3, 4)
-    half = layout.scale // 2
-    return tile[:, :, half : height - layout.gap : layout.scale, half : width - layout.gap : layout.scale]
-
-
-# ------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------ what they show
 
 
 def wrong_images(generated: np.ndarray, real: np.ndarray | None) -> str | None:

@@ -23,6 +23,7 @@ from PIL import Image
 MOST_ENTRIES = 2000  # files in a folder
 MOST_BYTES = {".json": 2 * 2**20, ".csv": 16 * 2**20, ".png": 64 * 2**20, ".gif": 64 * 2**20, ".pt": 2**31}
 MOST_PIXELS = 16_000_000  # of a picture, or of one frame of an animation
+GEOMETRY = "image grid"  # utils.GEOMETRY (importing utils loads matplotlib, which takes longer than most checks)
 MOST_FRAMES, MOST_PIXELS_OF_FRAMES = 1000, 400_000_000
 
 
@@ -30,9 +31,17 @@ class Unreadable(ValueError):
     """A file that cannot be used, with the reason in one line."""
 
 
+class Picture(NamedTuple):
+    """A decoded PNG."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    geometry: str | None  # where its images stand, as utils.py wrote it
+
+
 class Animation(NamedTuple):
     """What a check needs of a GIF."""
 
+    geometry: str | None
     n_frames: int
     first: np.ndarray  # uint8 [H, W, 3]
     last: np.ndarray
@@ -104,12 +113,12 @@ class Folder:
         except (ValueError, csv.Error) as error:
             raise Unreadable(f"is no table ({printable(error, 80)})") from None
 
-    def picture(self, name: str) -> np.ndarray:
-        """A PNG as uint8 [H, W, 3]."""
+    def picture(self, name: str) -> Picture:
+        """A PNG, decoded."""
         content = self.read(name)
         _check_header(content, name)
         with _decoding(), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"))
+            return Picture(np.asarray(image.convert("RGB")), image.info.get(GEOMETRY))
 
     def animation(self, name: str) -> Animation:
         """A GIF: every frame is decoded, the first and the last are kept."""
@@ -117,6 +126,8 @@ class Folder:
         _check_header(content, name)
         with _decoding(), Image.open(io.BytesIO(content), formats=["GIF"]) as image:
             size, n, moves = image.size, 0, False
+            comment = bytes(image.info.get("comment", b"")).decode("ascii", "replace")
+            geometry = comment[len(GEOMETRY) :] if comment.startswith(GEOMETRY) else None
             first = last = None
             while True:
                 frame = np.asarray(image.convert("RGB"))
@@ -127,7 +138,7 @@ class Folder:
                 try:
                     image.seek(n)
                 except EOFError:
-                    return Animation(n, first, last, moves)
+                    return Animation(geometry, n, first, last, moves)
                 if image.size != size:
                     raise Unreadable("has frames of different sizes")
 

@@ -84,7 +84,7 @@ def test_a_real_run_passes(folder, capsys):
     out = capsys.readouterr().out
     assert "hand_in: passed" in out and "problem" not in out
     for text in (
-        f"{GRID}: 1 rows of generated, 1 of real images",
+        f"{GRID}: 1 rows of generated and 1 rows of real images",
         f"{GIF}: 8 frames, from noise to the grid's images",
         "metrics.csv: 3 rows",
         "the run: finished 3 of 3 epochs",
@@ -221,15 +221,15 @@ SPOILT = {
     ),
     "a row too many": (
         lambda f: plot_image(f / GRID, noise(20), noise(seed=1), NAMES, TITLE),
-        f"{GRID}: shows 2 rows of generated images, the run asked for 1",
+        f"{GRID}: is another grid than the run asked for: rows (2, 1) instead of (1, 1)",
     ),
     "no real row": (
         lambda f: plot_image(f / GRID, noise(), noise(20), NAMES, TITLE),
-        f"{GRID}: shows 2 rows of real images, the run asked for 1",
+        f"{GRID}: is another grid than the run asked for: rows (1, 2) instead of (1, 1)",
     ),
     "too few classes": (
         lambda f: plot_image(f / GRID, noise(7), noise(7), NAMES[:7], TITLE),
-        f"{GRID}: has 916 x 313 pixels, and no grid as the run asked for",
+        f"{GRID}: is another grid than the run asked for: columns 7 instead of 10",
     ),
     "some images blank": (
         lambda f: plot_image(f / GRID, torch.cat([images(8), -torch.ones(2, 1, 28, 28)]), images(seed=1), NAMES, TITLE),
@@ -312,12 +312,12 @@ SPOILT = {
 }
 
 
-def read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def read(folder: Path, name: str) -> list[np.ndarray]:
     """The generated and the real images of a grid of the tiny run, as floats in [-1, 1]."""
-    page = imageio.imread(folder / name)[..., None].repeat(3, 2)
-    grid = grids.Grid((28, 28), tuple(NAMES), 10, 1, 1)
-    groups = grids.read_grid(page, grid, TITLE.replace("1", "0"))
-    return tuple(group[0, ..., :1].transpose(0, 3, 1, 2) / 127.5 - 1 for group in groups)
+    groups = grids.read_images(
+        *log_reading.Folder(folder).picture(name), grids.Grid((28, 28), tuple(NAMES), 10, (1, 1))
+    )
+    return [group[0, ..., :1].transpose(0, 3, 1, 2) / 127.5 - 1 for group in groups]
 
 
 @pytest.mark.parametrize("kind", SPOILT)
@@ -344,28 +344,45 @@ def test_a_grid_is_cut_into_the_images_it_was_drawn_from(tmp_path, channels, n_c
     generated, real = (rng.integers(0, 256, (n * n_columns, channels, size, size)) for n in (n_rows, n_real))
     names = [f"class {k}" for k in range(n_columns)]
     plot_image(tmp_path / "a.png", generated / 127.5 - 1, real / 127.5 - 1, names, "title")
-    page = imageio.imread(tmp_path / "a.png")
-    page = page if page.ndim == 3 else page[..., None].repeat(3, 2)
-    grid = grids.Grid((size, size), tuple(names), n_columns, n_rows, n_real)
-    for moved in (page, page[3:, 5:]):  # as other fonts would have it
-        for images, cut in zip((generated, real), grids.read_grid(moved, grid, "title")):
+    picture = log_reading.Folder(tmp_path).picture("a.png")
+    grid = grids.Grid((size, size), tuple(names), n_columns, (n_rows, n_real))
+    older = (picture.pixels, None), (picture.pixels[3:, 5:], None)  # without metadata, and as other fonts would have it
+    for pixels, geometry in (picture, *older):
+        for images, cut in zip((generated, real), grids.read_images(pixels, geometry, grid)):
             cut = cut.reshape(-1, size, size, 3).transpose(0, 3, 1, 2)[:, :channels]
             np.testing.assert_array_equal(cut, images)
-    swapped = grid._replace(n_rows=n_rows + 1, n_real_rows=n_real)
-    assert grids.read_grid(page, swapped, "title") == (
-        f"shows {n_rows} row{'s' * (n_rows > 1)} of generated images, the run asked for {n_rows + 1}"
-    )
+    more = grid._replace(rows=(n_rows + 1, n_real))
+    assert "is another grid than the run asked for: rows" in grids.read_images(*picture, more)
+    assert grids.read_images(picture.pixels, None, more) == grids.MISPLACED
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, "3", '{"size": 5}'])
+def test_damaged_metadata_are_named(text):
+    grid = grids.Grid((28, 28), (), 10, (1,))
+    assert "damaged metadata" in grids.read_images(np.zeros((50, 300, 3), np.uint8), text, grid)
+
+
+@pytest.mark.parametrize(
+    "change", [{"tops": [10**4]}, {"tops": [10**30]}, {"scale": 0}, {"left": -1}, {"gap": 0.5}, {"tops": []}]
+)
+def test_metadata_that_lie_are_refused(change):
+    truth = {"size": [28, 28], "columns": 2, "rows": [1], "scale": 1, "gap": 3, "left": 5, "tops": [5]}
+    grid, page = grids.Grid((28, 28), (), 2, (1,)), np.full((50, 80, 3), 255, np.uint8)
+    assert isinstance(grids.read_images(page, json.dumps(truth), grid), list)
+    assert isinstance(grids.read_images(page, json.dumps({**truth, **change}), grid), str)
 
 
 def test_a_colour_animation_ends_in_its_grid(tmp_path):
     frames = torch.stack([torch.rand(10, 3, 32, 32) * 2 - 1, images(30, 32).reshape(10, 3, 32, 32)])
     plot_animation(tmp_path / "a.gif", frames, [400, 0], 10, NAMES)
-    page = np.asarray(imageio.mimread(tmp_path / "a.gif")[-1])[..., :3]
-    grid = grids.Grid((32, 32), tuple(NAMES), 10, 1, 1)
-    last = grids.read_frame(page, grid, 400)
+    animation = log_reading.Folder(tmp_path).animation("a.gif")
+    grid = grids.Grid((32, 32), tuple(NAMES), 10, (1,))
     exact = ((frames[1] + 1) * 127.5).round().byte().permute(0, 2, 3, 1)[None].numpy()
-    assert grids.ends_elsewhere(last, exact) is None
-    assert "10 of 10" in grids.ends_elsewhere(last, exact[:, ::-1])
+    assert animation.geometry is not None
+    for geometry in (animation.geometry, None):
+        (last,) = grids.read_images(animation.last, geometry, grid, animated=True)
+        assert grids.ends_elsewhere(last, exact) is None
+        assert "10 of 10" in grids.ends_elsewhere(last, exact[:, ::-1])
 
 
 # ------------------------------------------------------------------------------------------------ drawing again
