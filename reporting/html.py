@@ -72,7 +72,6 @@ figure img.still { object-fit: contain; } figure img.moving, figure img.still { 
   .pause + label > .hold, .moving { display: none; } .still { display: block; } .pause + label > .play { display: inline; }
   .pause:checked ~ * .still { display: none; } .pause:checked ~ * .moving { display: block; }
 }
-details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 .scroll { overflow-x: auto; margin: .3rem 0 .8rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -82,11 +81,6 @@ tbody th { font-weight: normal; }
 tr.changed th, tr.changed td { font-weight: 600; } tr.changed td + td { font-weight: normal; color: var(--soft); }
 td { overflow-wrap: anywhere; }
 pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem; }
-.curves svg { width: 100%; height: auto; display: block; } .curves h3 { margin: 0 0 .2rem; }
-.legend { list-style: none; margin: 0; padding: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
-.legend li { display: flex; align-items: center; gap: .5rem; } .curves .legend svg { width: 2rem; flex: none; }
-.legend b { margin-left: auto; }
 .print { display: none; }
 @media (max-width: 700px) {
   body { padding: 1.25rem .9rem 3rem; } h1 { font-size: 1.5rem; }
@@ -98,13 +92,12 @@ pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-
   body { max-width: none; padding: 0; font-size: 9.5pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   h1 { font-size: 17pt; } h2 { font-size: 13pt; margin-top: 1.4rem; } h2, h3, h2 + .soft { break-after: avoid; }
   a { color: inherit; text-decoration: none; } tr { break-inside: avoid; }
-  nav, details, .steps > input, .steps > label, .steps > b, .pause, .pause + label, .paired { display: none; }
+  nav, .steps > input, .steps > label, .steps > b, .pause, .pause + label, .paired { display: none; }
   .print { display: block; } .scroll { overflow: visible; } table { font-size: 8pt; } th, td { padding: .15rem .35rem; }
   table.numbers th { white-space: normal; }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: 5mm; } .pictures.weights { grid-template-columns: repeat(3, 1fr); }
-  figure img { max-height: 120mm; } .curves { grid-template-columns: repeat(3, 1fr); gap: 6mm; }
-  .legend, dl.rest, figcaption { font-size: 7.5pt; }
-  .curves h3 { font-size: 8.5pt; } .curves .legend svg { width: 1.5rem; } dl.rest { columns: 3; }
+  figure img { max-height: 120mm; }
+  dl.rest, figcaption { font-size: 7.5pt; } dl.rest { columns: 3; }
 }
 """
 # What a page may do, whatever is in it: show pictures, from where it lies (`*` does not cover file: everywhere).
@@ -155,7 +148,7 @@ def figure(log_dir: Path, name: str, title: str, text: str = "", alt: str = "") 
     return f'<figure><a href="{link(name)}">{image}</a>{_caption(title, text)}</figure>\n'
 
 
-def film(log_dir: Path, name: str, still: str | None, title: str, alt: str, text: str = "") -> str:
+def animation(log_dir: Path, name: str, still: str | None, title: str, alt: str, text: str = "") -> str:
     """A GIF, and what takes its place where it is paused: a picture in a box of the same shape, so that nothing jumps."""
     size = image_size(log_dir / name)
     shape = f' width="{size[0]}" height="{size[1]}" style="aspect-ratio: {size[0]} / {size[1]}"' if size else ""

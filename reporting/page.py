@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write, finite, format_duration
-from reporting.curves import curves
 from reporting.html import (
+    animation,
     contents,
     figure,
-    film,
     page,
     paragraph,
     pause_switch,
@@ -123,29 +122,33 @@ def _grids(run: Run) -> str:
     return paragraph(WITH_CLASSES if with_classes else WITHOUT_CLASSES) + stepper("grid", "Samples", unit, steps)
 
 
-def _films(run: Run) -> str:
+def _animations(run: Run) -> str:
     """The GIFs, with a switch that pauses them all, and a stepper through the epochs."""
     found, steps = run.pictures, []
     for moment, weights in found.animations.items():
         figures = []
         for weight, name in weights.items():
             alt = f"The reverse process after {moment}" + (f", guidance weight {weight}" if weight else "")
-            figures.append(film(run.path, name, found.still(name), _title(name, weight), alt))
-        steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "films")))
+            figures.append(animation(run.path, name, found.still(name), _title(name, weight), alt))
+        steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "animations")))
     others = [name for name in found.others if name.lower().endswith(".gif")]
     more = []
     for name in others:
         title, text = caption(name)[1:] if not found.still(name) else (Path(name).stem, "The way to these samples.")
-        more.append(film(run.path, name, found.still(name), title, title, text))
+        more.append(animation(run.path, name, found.still(name), title, title, text))
     if not steps and not more:
         return ""
     unit = next(reversed(list(found.animations))).unit if steps else ""
-    parts = [paragraph(REVERSE), pause_switch("pause"), stepper("film", "Animations", unit, steps) if steps else ""]
+    parts = [
+        paragraph(REVERSE),
+        pause_switch("pause"),
+        stepper("animation", "Animations", unit, steps) if steps else "",
+    ]
     paired = [name for w in found.animations.values() for name in w.values()] + others
     paired = [name for name in paired if found.still(name)]
     if paired:
         parts.append(paragraph(f"Not printed, as they end in pictures shown above: {', '.join(paired)}", "print soft"))
-    return "".join(parts) + pictures(more, "films")
+    return "".join(parts) + pictures(more, "animations")
 
 
 def _figures(run: Run) -> dict[str, str]:
@@ -161,24 +164,21 @@ def _figures(run: Run) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------- numbers and settings
 
 
-def _progress(run: Run) -> str:
-    """The curves, loss.png, and the last rows of metrics.csv as they stand there."""
-    drawn, loss = curves(run), ""
-    if run.pictures.loss:
-        loss = figure(run.path, "loss.png", "loss.png", alt="Loss curves, as the training script drew them")
-        if drawn:  # the same curves once more: folded away, but there, as the file is part of what is handed in
-            loss = f"<details><summary>loss.png, the same curves as a file</summary>\n{loss}</details>\n"
-    if not run.rows:
-        return loss
+def _curves(run: Run) -> str:
+    """loss.png, and the last rows of metrics.csv."""
     text = (
-        "The mean goes flat long before training is done: watch the timesteps (small t: fine detail) and the samples."
+        "Mean loss, and training loss by timestep. The mean goes flat long before training is done: watch the timesteps "
+        "(small t: fine detail) and the samples."
     )
+    loss = [figure(run.path, "loss.png", "Loss curves", text)] if run.pictures.loss else []
+    if not run.rows:
+        return pictures(loss)
     names = [name for name in run.rows[0] if name]
     rows = [[row[name] or "" for name in names] for row in run.rows[-N_LAST:]]
     what = f"The last {run.unit}s" if len(run.rows) > N_LAST else f"Each {run.unit}"
     numbers = scroll(table([name.replace("_", " ") for name in names], rows), what)
     link = '<p><a href="./metrics.csv">metrics.csv</a> has every row.</p>\n'
-    return f"{paragraph(text) if drawn else ''}{drawn}{loss}<h3>{what}</h3>\n{numbers}{link}"
+    return f"{pictures(loss)}<h3>{what}</h3>\n{numbers}{link}"
 
 
 def _settings(run: Run) -> str:
@@ -250,8 +250,8 @@ def write_report(log_dir: str | os.PathLike) -> Path:
     expected = run.config.get("expected")
     parts = {
         SAMPLES: (_grids(run), figures.get(SAMPLES, "")),
-        NOISE: (_films(run), figures.get(NOISE, "")),
-        "Curves": (_progress(run),),
+        NOISE: (_animations(run), figures.get(NOISE, "")),
+        "Curves": (_curves(run),),
         MORE: (figures.get(MORE, ""),),
         MEASURED: (measured, figures.get(MEASURED, "")),
         "Settings": (_settings(run),),

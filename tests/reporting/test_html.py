@@ -1,9 +1,8 @@
-"""What a reader of the pages meets: the curves, the table of many folders, and both in a real browser."""
+"""What a reader of the pages meets: the table of many folders, and both in a real browser."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -18,10 +17,8 @@ from tiny_report import Page, write_class_run, write_step_run
 import report
 from common.files import write_csv, write_json
 from reporting import index as report_index
-from reporting.curves import LEFT, MAX_POINTS, RIGHT, WIDTH, Curve, _log_ticks, _ticks, curves, drawing
 from reporting.index import write_index
 from reporting.page import write_report
-from reporting.reader import read_run
 from reporting.tables import judged
 
 
@@ -37,72 +34,6 @@ def folders(tmp_path_factory) -> Path:
 @pytest.fixture
 def root(folders, tmp_path) -> Path:
     return Path(shutil.copytree(folders, tmp_path / "root"))
-
-
-# ------------------------------------------------------------------------------------------------ curves
-
-
-def lines(svg: str) -> list[list[tuple[float, float]]]:
-    """The points of the curves in a drawing, in its own units."""
-    paths = re.findall(r'<path d="M([\d. L-]*)" fill="none"', svg)
-    return [[tuple(map(float, point.split())) for point in path.split("L")] for path in paths if " " in path]
-
-
-def ticks(svg: str) -> dict[float, float]:
-    """The values at the vertical axis, and where they stand."""
-    found = re.findall(r'<text x="\d+" y="([\d.]+)" text-anchor="end">(.*?)</text>', svg)
-    return {float(text): float(y) - 4 for y, text in found}
-
-
-@pytest.mark.parametrize("values, log", [([8.0, 2.0, 1.0, 0.5], True), ([3.0, -1.0, 0.0, 2.0], False)])
-def test_a_curve_runs_through_its_values(values, log):
-    """The place of each point is computed anew from the ticks, which a reader goes by."""
-    svg = drawing("Loss", "epoch", [Curve("training", "#000", "", [(k, y) for k, y in enumerate(values)])])
-    assert ("log scale" in svg) == log
-    (points,), axis = lines(svg), ticks(svg)
-    scale = math.log if log else float
-    (low, y_low), (high, y_high) = (f(axis.items()) for f in (min, max))
-    for (_, y), value in zip(points, values):
-        part = (scale(value) - scale(low)) / (scale(high) - scale(low))
-        assert y == pytest.approx(y_low + part * (y_high - y_low), abs=0.11)  # the file has one decimal
-    x = [x for x, _ in points]
-    assert x[0] >= LEFT and x[-1] <= WIDTH - RIGHT
-    assert [b - a for a, b in zip(x, x[1:])] == pytest.approx([(x[-1] - x[0]) / 3] * 3, abs=0.11)
-    assert f"<b>{values[-1]:.4g}</b>" in svg and f"from {values[0]:g} at epoch 0 to {values[-1]:g} at epoch 3" in svg
-
-
-def test_curves_of_a_run(tmp_path):
-    """Long columns are thinned and keep their last row; gaps and what is no number are passed over; quarters are named."""
-    names = ("epoch", "train_loss", "val_loss", "loss_q1", "loss_q4", "images_per_second")
-    rows = [dict(zip(names, (e, 1 / e, 2 / e if e % 500 == 0 else None, 0.5, 0.25, 100.0))) for e in range(1, 2001)]
-    rows[3]["train_loss"] = math.nan
-    write_csv(tmp_path / "metrics.csv", rows)
-    page = curves(read_run(tmp_path))
-    loss, quarters, speed = page.split('<svg viewBox="0 0 400')[1:]
-    training, validation = lines(loss)
-    assert MAX_POINTS / 2 < len(training) <= MAX_POINTS and len(validation) == 4
-    assert training[-1][0] == validation[-1][0] == max(x for x, _ in training)
-    assert "<b>0.0005</b>" in loss and "<b>0.001</b>" in loss and "lowest t" in quarters and "highest t" in quarters
-    assert len(lines(quarters)) == 2 and len(lines(speed)) == 1 and 0 in ticks(speed)
-
-
-@pytest.mark.parametrize("rows", [
-    "1,1e308\n2,-1e308\n", "1,5e-324\n2,1\n", "1e308,1\n-1e308,1\n", "1,1e99\n2,1e-99\n", "1,0\n", "1,7\n1,7\n",
-    "1,1\n2,1.0000000000000002\n", "1,-9e99\n2,9e99\n", "1,nan\n", "1,inf\n",
-])  # fmt: skip
-def test_hostile_numbers_draw_something_finite(tmp_path, rows):
-    (tmp_path / "metrics.csv").write_text(f"epoch,train_loss\n{rows}")
-    page = curves(read_run(tmp_path))
-    assert "nan" not in page and "inf" not in page.replace("info", "")
-    assert all(-1 <= place <= 500 for line in lines(page) for point in line for place in point)
-    Page(write_report(tmp_path))
-
-
-@pytest.mark.parametrize("low, high", [(0.0358, 0.0775), (0.009, 0.17), (1e-9, 3e5), (0.5, 0.5000001), (1, 10)])
-def test_ticks_cover_the_values_with_few_round_numbers(low, high):
-    for found in (_ticks(low, high), _log_ticks(low, high)):
-        assert 2 <= len(found) <= 9 and found == sorted(found) and found[0] <= low and found[-1] >= high
-    assert all(x == int(x) for x in _ticks(1, 12, whole=True))
 
 
 # ------------------------------------------------------------------------------------------------ the index

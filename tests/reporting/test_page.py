@@ -50,9 +50,9 @@ def test_the_report_shows_every_picture_once_and_only_those(log_dir):
 def test_epochs_are_stepped_through_and_weights_are_in_order(log_dir):
     page = Page(write_report(log_dir))
     radios = [attributes for tag, attributes in page.tags if attributes.get("type") == "radio"]
-    grids, films = ([radio for radio in radios if radio["name"] == name] for name in ("grid", "film"))
-    assert len(grids) == len(films) == 2 and len({radio["id"] for radio in radios}) == 4
-    assert ["checked" in radio for radio in grids] == ["checked" in radio for radio in films] == [False, True]
+    grids, animations = ([radio for radio in radios if radio["name"] == name] for name in ("grid", "animation"))
+    assert len(grids) == len(animations) == 2 and len({radio["id"] for radio in radios}) == 4
+    assert ["checked" in radio for radio in grids] == ["checked" in radio for radio in animations] == [False, True]
     # Style rules show the block that follows the label of the chosen button: nothing may stand between them.
     blocks = re.findall(
         r'id="grid\d"[^>]*><label for="grid\d">(\d+)</label>\s*<div class="step">(.*?)</div></div>',
