@@ -1,8 +1,7 @@
-"""The published data sets that torchvision knows: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: downloaded by torchvision, checked before use.
 
-torchvision downloads and reads; this file looks first whether what is there is whole, tells what to do when it is not,
-and sees to it that a broken download leaves nothing behind. Every reader gives images uint8 [N, C, H, W], labels
-int64 [N] and class names, and raises DataError.
+Each reader returns images uint8 [N, C, H, W], labels int64 [N] and class names. It raises DataError, in one line that
+says what to do, when files are missing or damaged.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,119 +29,99 @@ try:
     from torchvision.datasets.utils import check_integrity
 except RuntimeError as error:  # such as "operator torchvision::nms does not exist"
     raise SystemExit(
-        f"torch {torch.__version__} and torchvision are not of one build ({str(error).splitlines()[0]}): "
-        "install both anew, by `pip install --force-reinstall torch torchvision`"
+        f"torch {torch.__version__} and torchvision do not fit together ({one_line(error)}): "
+        "install both again with `pip install --force-reinstall torch torchvision`"
     ) from None
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "load_cifar", "load_mnist"]
-
-
-# ---- Downloads -------------------------------------------------------------------------------------------------------
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "load_cifar", "load_mnist", "lossy_copies"]
 
 
 @contextlib.contextmanager
-def _scratch_folder(data_dir: Path, what: str, place: Path, advice: str) -> Iterator[Path]:
-    """A scratch folder in data_dir, to download `what` into and to move it from to its `place`.
+def _advice(problem: str, source: type[MNIST] | type[CIFAR10], data_dir: Path) -> Iterator[None]:
+    """Turn any failure in the block into a DataError: the problem, the reason, and how to get the data.
 
-    An interrupted download thus leaves nothing behind that a later run, or another process, takes for data. An error
-    in the block becomes a DataError that ends with `advice`.
+    `run_script` has better advice for a lack of memory, so a MemoryError passes.
     """
-    print(f"{what} is not in {place}: downloading it ...", flush=True)
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        name, copy = source.__name__, f"copy the four *-ubyte files to {data_dir / source.__name__ / 'raw'}"
+        if issubclass(source, CIFAR10):
+            folders = f"{data_dir / name.lower()}/train/<class>/ and .../test/<class>/"
+            copy = f"copy {source.filename} to {data_dir}; or put image files into {folders}"
+        rendered = "; or use --dataset rendered, which needs no download" if source is MNIST else ""
+        command = f"from torchvision.datasets import {name}; {name}('{data_dir}', download=True)"
+        raise DataError(
+            f"{problem} ({one_line(error)}). On a machine with network, such as a login node, run: "
+            f'python -c "{command}"; or {copy}{rendered}'
+        ) from error
+
+
+def _download(source: type[MNIST] | type[CIFAR10], data_dir: Path, archives: list[Path], targets: list[Path]) -> None:
+    """Let torchvision download and unpack in a scratch folder, then move `targets` from there into data_dir.
+
+    archives: those of the files that the user has already put into data_dir; torchvision then only unpacks them.
+    An interrupted download leaves nothing behind that a later run, or another process, could take for the data.
+    """
+    print(f"{source.__name__} is not in {targets[0].parent}: downloading it ...", flush=True)
     timeout = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(20)  # seconds; without it, a compute node without network waits for minutes
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as scratch:
-            socket.setdefaulttimeout(20)  # seconds; a compute node without network would wait for minutes
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as name:
+            scratch = Path(name)
+            for archive in archives:
+                copy = scratch / archive.relative_to(data_dir)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(archive, copy)
+            # Progress bars would fill a batch log.
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield Path(scratch)  # without the progress bars of torchvision, which would fill a batch log
-    except Exception as error:  # no network, permission or space, a wrong checksum: the advice is the same
-        raise DataError(f"{what} is not in {place}, and downloading fails ({one_line(error)}). {advice}") from error
+                source(str(scratch), download=True)
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.replace(scratch / target.relative_to(data_dir), target)
+                except OSError:
+                    if not target.is_dir():  # if it is, another process was faster
+                        raise
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-# ---- MNIST and Fashion-MNIST, which comes in the same four files -------------------------------------------------------
-
-
 def load_mnist(source: type[MNIST], data_dir: Path, train: bool) -> tuple[Tensor, Tensor, list[str]]:
     """MNIST or FashionMNIST (`source`) from its four files in <data_dir>/<name of the source>/raw."""
-    name = source.__name__
-    raw = data_dir / name / "raw"
+    raw = data_dir / source.__name__ / "raw"
     files = [raw / f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        _download_mnist(source, data_dir, missing)
+        with _advice(f"{source.__name__} is not in {raw}, and the download failed", source, data_dir):
+            _download(source, data_dir, list(raw.glob("*-ubyte.gz")), missing)
     image_file, label_file = files[:2] if train else files[2:]
-    try:
-        _check_idx(image_file, [28, 28])
-        _check_idx(label_file, [])
-        data = source(str(data_dir), train=train)
-    except OSError as error:
-        raise DataError(f"{name} in {raw} cannot be read ({one_line(error)}). Check the files' permissions") from error
-    if len(data.data) != len(data.targets):
-        raise _damaged(label_file, f"{len(data.targets):,} labels for {len(data.data):,} images")
-    if data.targets.max() > 9:
-        raise _damaged(label_file, f"a label is {int(data.targets.max())}")
+    with _advice(f"{raw} cannot be read: delete what is damaged", source, data_dir):
+        images, labels = _read_idx(image_file, (28, 28)), _read_idx(label_file, ()).long()
+        if len(labels) != len(images):
+            raise ValueError(f"{label_file.name} has {len(labels):,} labels for {len(images):,} images")
+        if labels.max() > 9:
+            raise ValueError(f"{label_file.name} has a label {labels.max()}")
     # torchvision calls the digits "0 - zero" and so on.
     class_names = [str(digit) for digit in range(10)] if source is MNIST else list(source.classes)
-    return data.data[:, None], data.targets, class_names
+    return images[:, None], labels, class_names
 
 
-def _check_idx(file: Path, image_shape: list[int]) -> None:
-    """Raise DataError if the header or the length of an IDX file of bytes is wrong.
+def _read_idx(file: Path, shape: tuple[int, ...]) -> Tensor:
+    """An IDX file of bytes as uint8 [N, *shape]. ValueError if it is damaged; torchvision overlooks some damages.
 
     Header: bytes 0, 0, 8 and the number of dimensions; then each dimension as a big-endian 32-bit integer.
     """
-    n_dims = 1 + len(image_shape)
-    with open(file, "rb") as stream:
-        header = stream.read(4 + 4 * n_dims)
-    if len(header) < 4 + 4 * n_dims or header[:4] != bytes([0, 0, 8, n_dims]):
-        raise _damaged(file, "it does not begin like an MNIST file")
-    n, *shape = struct.unpack(f">{n_dims}I", header[4:])
-    size, expected = file.stat().st_size, len(header) + n * math.prod(shape)
-    if n == 0 or shape != image_shape or size != expected:
-        raise _damaged(file, f"{size:,} bytes, but its header announces {[n, *shape]}, so {expected:,}")
-
-
-def _download_mnist(source: type[MNIST], data_dir: Path, missing: list[Path]) -> None:
-    """Let torchvision download, then move the missing files into place whole."""
-    raw = missing[0].parent
-    with _scratch_folder(data_dir, source.__name__, raw, _advice(raw)) as scratch:
-        raw.mkdir(parents=True, exist_ok=True)
-        scratch_raw = scratch / source.__name__ / "raw"
-        scratch_raw.mkdir(parents=True)
-        for packed in raw.glob("*-ubyte.gz"):  # put there by hand: torchvision then only unpacks them
-            shutil.copy(packed, scratch_raw)
-        source(str(scratch), download=True)
-        for file in missing:
-            os.replace(scratch_raw / file.name, file)
-
-
-def _damaged(file: Path, why: str) -> DataError:
-    return DataError(f"{file} is damaged ({why}). Delete it. {_advice(file.parent)}")
-
-
-def _advice(raw: Path) -> str:
-    name, data_dir = raw.parent.name, raw.parent.parent
-    command = f"from torchvision.datasets import {name}; {name}('{data_dir}', download=True)"
-    remedy = f'On a machine with network, such as a login node, run: python -c "{command}"; or copy the four *-ubyte'
-    instead = "; or use --dataset rendered, which needs no download" if name == "MNIST" else ""
-    return f"{remedy} files to {raw}{instead}"
-
-
-# ---- CIFAR -----------------------------------------------------------------------------------------------------------
-
-
-def lossy_copies(source: type[CIFAR10], data_dir: Path) -> bool:
-    """Does `load_cifar` read JPEG files, and so no longer quite the published images?"""
-    batches, image_files = _cifar_folders(source, data_dir)
-    suffixes = (file.suffix.lower() for file in (image_files / "train").glob("*/*"))
-    return not batches.is_dir() and any(suffix in (".jpg", ".jpeg") for suffix in suffixes)
-
-
-def _cifar_folders(source: type[CIFAR10], data_dir: Path) -> tuple[Path, Path]:
-    """Where torchvision's own form lies, which is taken if it is there, and where image files do."""
-    return data_dir / source.base_folder, data_dir / source.__name__.lower()
+    content = np.fromfile(file, np.uint8)
+    start = 4 + 4 * (1 + len(shape))
+    n = max(0, len(content) - start) // math.prod(shape)
+    header = bytes([0, 0, 8, 1 + len(shape)]) + struct.pack(f">{1 + len(shape)}I", n, *shape)
+    if n == 0 or content[:start].tobytes() != header or len(content) != start + n * math.prod(shape):
+        raise ValueError(f"{file.name} is damaged: its header does not fit its length, {len(content):,} bytes")
+    return torch.from_numpy(content[start:]).view(n, *shape)
 
 
 def load_cifar(
@@ -149,48 +129,29 @@ def load_cifar(
 ) -> tuple[Tensor, Tensor, list[str]]:
     """CIFAR-10 or CIFAR-100 (`source`) in whichever form is there: torchvision's own, or image files.
 
-    im_height, n_workers: see `load_folder`; torchvision's own images have 32 pixels each way.
+    im_height, n_workers: see `load_folder`; torchvision's own images are 32 x 32.
     """
-    batches, image_files = _cifar_folders(source, data_dir)
+    batches, image_files = data_dir / source.base_folder, data_dir / source.__name__.lower()
     if not batches.is_dir():
         if (image_files / "train").is_dir():
             return load_folder(image_files, train, im_height, n_workers)
-        _download_cifar(source, data_dir)
-    try:
-        # These files are pickles, and unpickling runs whatever a pickle says. torchvision first compares every file's
-        # MD5 sum with the published one, and raises RuntimeError if one differs: that is what makes this safe.
+        with _advice(f"{source.__name__} is not in {batches}, and the download failed", source, data_dir):
+            _download(source, data_dir, list(data_dir.glob(source.filename)), [batches])
+    with _advice(f"{batches} cannot be read: delete it if it is damaged", source, data_dir):
+        published = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        bad = [file for file, md5 in published if not check_integrity(str(batches / file), md5)]
+        if bad:
+            raise ValueError(f"missing, or not as published: {', '.join(bad)}")
+        # These files are pickles, and a pickle can run any code when it is read. torchvision reads one only if its MD5
+        # sum is the published one.
         data = source(str(data_dir), train=train)
-    except OSError as error:
-        raise DataError(f"{batches} cannot be read ({one_line(error)}). Check the files' permissions") from error
-    except RuntimeError as error:
-        sums = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        bad = [file for file, md5 in sums if not check_integrity(str(batches / file), md5)]
-        raise DataError(
-            f"{batches} is damaged (missing, or not as published: {', '.join(bad) or one_line(error)}). Delete it. "
-            + _cifar_advice(source, data_dir)
-        ) from error
     images = data.data.transpose(0, 3, 1, 2)  # torchvision turned [N, 3, 32, 32] to channels last: this turns it back
     return torch.from_numpy(images), torch.tensor(data.targets), list(data.classes)
 
 
-def _download_cifar(source: type[CIFAR10], data_dir: Path) -> None:
-    """Let torchvision download and unpack, then move the folder into place whole."""
-    batches = data_dir / source.base_folder
-    with _scratch_folder(data_dir, source.__name__, batches, _cifar_advice(source, data_dir)) as scratch:
-        if (data_dir / source.filename).is_file():  # put there by hand: torchvision then only unpacks it
-            shutil.copy(data_dir / source.filename, scratch)
-        source(str(scratch), download=True)
-        try:
-            os.rename(scratch / source.base_folder, batches)
-        except OSError:
-            if not batches.is_dir():  # if it is, another process was faster
-                raise
-
-
-def _cifar_advice(source: type[CIFAR10], data_dir: Path) -> str:
-    name = source.__name__
-    command = f"from torchvision.datasets import {name}; {name}('{data_dir}', download=True)"
-    return (
-        f'On a machine with network, such as a login node, run: python -c "{command}"; or copy {source.filename} to '
-        f"{data_dir}; or put image files into {data_dir / name.lower()}/train/<class>/ and .../test/<class>/"
+def lossy_copies(source: type[CIFAR10], data_dir: Path) -> bool:
+    """Does `load_cifar` read JPEG files, which differ a little from the published images?"""
+    image_files = (data_dir / source.__name__.lower() / "train").glob("*/*")
+    return not (data_dir / source.base_folder).is_dir() and any(
+        file.suffix.lower() in (".jpg", ".jpeg") for file in image_files
     )

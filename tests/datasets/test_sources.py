@@ -173,7 +173,7 @@ def test_missing_files_without_network(tmp_path, published, no_network, capfd):
     assert no_network and f"{folder} is not in {raw}" in text and "login node" in text
     assert f"import {folder}; {folder}('{tmp_path / 'data'}', download=True)" in text
     assert ("--dataset rendered" in text) == (name == "mnist")  # rendered digits are no substitute for clothes
-    assert list(raw.iterdir()) == [] and list((tmp_path / "data").iterdir()) == [tmp_path / "data" / folder]
+    assert list((tmp_path / "data").iterdir()) == []
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 1 and err == ""
 
@@ -252,7 +252,8 @@ def test_a_damaged_file_is_named_and_not_downloaded(tmp_path, published, no_netw
     file = damage(tmp_path / folder / "raw", file_name, kind)
     with pytest.raises(DataError) as error:
         load(name, tmp_path, True)
-    assert f"{file} is damaged" in assert_one_line(error)
+    text = assert_one_line(error)
+    assert file.name in text and str(file.parent) in text and "delete" in text
     assert no_network == []
     assert len(load(name, tmp_path, False)) == 20  # the other split is whole
 
@@ -264,7 +265,7 @@ def test_files_that_do_not_match_are_damaged(tmp_path):
     with pytest.raises(DataError, match="39 labels for 40 images"):
         load("mnist", tmp_path, True)
     write_idx(labels, np.full(40, 10))
-    with pytest.raises(DataError, match="a label is 10"):
+    with pytest.raises(DataError, match="a label 10"):
         load("mnist", tmp_path, True)
 
 
