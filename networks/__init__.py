@@ -1,4 +1,4 @@
-"""Networks that predict the noise eps(x_t, t, c) of a DDPM, and those that judge images."""
+"""Networks that predict the noise eps(x_t, t, c) of a DDPM, and classifiers of images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 
 def layout_on(device: torch.device | str) -> torch.memory_format:
-    """How the weights of a network should lie in memory on a device, for `network.to(device, memory_format=...)`.
+    """The memory format of a network's weights on a device, for `network.to(device, memory_format=...)`.
 
-    As the network made them, which is with the channels last: so convolutions are fastest. But not on Apple GPUs, where
-    gradients of BatchNorm and steps of Adam have been wrong for that layout (pytorch issues 175189 and 118115).
+    It is the format in which the network was built, channels last, because convolutions are fastest so. On Apple GPUs it
+    is the contiguous format, because BatchNorm's gradients and Adam's steps were wrong there with channels last (PyTorch
+    issues 175189 and 118115).
     """
     return torch.contiguous_format if torch.device(device).type == "mps" else torch.preserve_format

@@ -1,38 +1,31 @@
-"""A U-Net for colour images: residual blocks that time and condition modulate, self-attention where it is affordable.
-
-    python networks/unet.py     # checks the shapes on the CPU (and GPU), prints the numbers of parameters
+"""A U-Net for colour images: residual blocks that depend on time and condition, and self-attention at low resolution.
 
     [Ho]        Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, appendix B
     [Dhariwal]  Dhariwal, Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233, section 3
     [Vaswani]   Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3
     [Wu]        Wu, He 2018, "Group Normalization", arXiv:1803.08494
 
-The plan is that of [Ho]; adaptive group normalisation and attention in several heads are from [Dhariwal]. No layer looks
-at more than one sample, so that training and evaluation mode differ by dropout alone. Expected numbers of parameters:
-see EXPECTED.
+The architecture is that of [Ho], with adaptive group normalisation and several attention heads from [Dhariwal]. No layer
+mixes the samples of a batch, so training and evaluation mode differ by dropout only. UNet(dim=16), the network of the
+exercise on animal faces, has 4,071,571 parameters; as [Ho] for CIFAR-10, UNet(dim=128, dim_mults=(1, 2, 2, 2),
+attention_heights=(16,)) has 38.3 M, of which 2.6 M are for the scale beside the shift.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# Arguments and the number of parameters that they give: the small setting of the "animal face" exercise; the CIFAR-10
-# network of [Ho] with a scale beside the shift, which is 2.6 M more than its 35.7 M; and the same with an embedding of
-# half the width, which makes up for that.
-HO = {"dim": 128, "dim_mults": (1, 2, 2, 2), "attention_heights": (16,)}
-EXPECTED = [({"dim": 16}, 4_071_571), (HO, 38_292_611), ({**HO, "embedding_dim": 256}, 35_506_819)]
-
 
 def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
-    """[cos(f_i s), sin(f_i s)] for s = 1000 t and f_i = 10000^(-2 i / dim), i = 0 .. dim / 2 - 1 ([Vaswani] 3.5).
+    """[cos(f_i s), sin(f_i s)] with s = 1000 t and f_i = 10000^(-2 i / dim), i = 0 .. dim / 2 - 1 ([Vaswani] 3.5).
 
-    t: [N] float, t / T in (0, 1]. dim: even. Returns float32 [N, dim]. [Ho] counts s = 1..1000; the factor 1000 keeps
-    these frequencies right for every T. In float32 whatever the rest computes in: bfloat16 has 8 bits for 1000 steps.
+    t: [N] float, t / T in (0, 1]. dim: even. Returns float32 [N, dim]. With the factor 1000, the frequencies are those of
+    [Ho], where s = 1..1000, for every T. Always float32, because bfloat16 cannot tell 1000 steps apart.
     """
     half = dim // 2
     frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
@@ -41,10 +34,17 @@ def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
-    """Zero the weights and the bias of a layer, so that the branch it ends starts as nothing. Returns the layer."""
+    """Set the weights and the bias of a layer to zero, so that its output starts at zero. Returns the layer."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def check_at_least(minimum: int, **numbers: int | None) -> None:
+    """Raise ValueError if one of the numbers is less than `minimum`. None stands for "not given"."""
+    for name, number in numbers.items():
+        if number is not None and number < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {number}")
 
 
 def largest_divisor(n: int, limit: int) -> int:
@@ -53,15 +53,15 @@ def largest_divisor(n: int, limit: int) -> int:
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """[Wu] with 32 groups, as in [Ho]; fewer where a group would have less than 4 channels, or unequal ones."""
+    """[Wu] with 32 groups as in [Ho], or with fewer if 32 does not divide the channels or a group would have under 4."""
     return nn.GroupNorm(largest_divisor(channels, min(32, channels // 4)), channels, affine=affine)
 
 
 class ResidualBlock(nn.Module):
     """x + conv(silu(AdaGN(conv(silu(GN(x))), emb))), with AdaGN(h, emb) = (1 + scale) GN(h) + shift ([Dhariwal] 3.1).
 
-    x [N, in_channels, H, W], emb [N, embedding_dim] -> [N, out_channels, H, W]. Where the number of channels changes, a
-    1 x 1 convolution carries x over. Every block starts as (this projection of) its input.
+    x [N, in_channels, H, W], emb [N, embedding_dim] -> [N, out_channels, H, W]. If the number of channels changes, x goes
+    through a 1 x 1 convolution. At the start of training the block returns x (or its convolution).
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float = 0.0):
@@ -69,7 +69,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
-        self.norm2 = group_norm(out_channels, affine=False)  # gain and offset are the bias of scale_shift
+        self.norm2 = group_norm(out_channels, affine=False)  # the bias of scale_shift takes the place of affine
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1))
         same = in_channels == out_channels
@@ -83,22 +83,22 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + projection of softmax(q k^T / sqrt(d)) v, every pixel looking at all pixels ([Vaswani] 3.2, [Ho] B).
+    """x + projection of softmax(q k^T / sqrt(d)) v, where every pixel attends to all pixels ([Vaswani] 3.2, [Ho] B).
 
-    [N, channels, H, W] -> the same. d = head_dim channels form a head; more if head_dim does not divide their number,
-    and all of them (one head, as in [Ho]) if head_dim is None. Starts as the identity.
+    [N, channels, H, W] -> the same shape. A head has d = head_dim channels, or more if head_dim does not divide the number
+    of channels. None: one head with all channels, as in [Ho]. At the start of training the layer returns x.
     """
 
     def __init__(self, channels: int, head_dim: int | None = 64):
         super().__init__()
         self.n_heads = 1 if head_dim is None else largest_divisor(channels, channels // head_dim)
         self.norm = group_norm(channels)
-        # No bias: that of the norm serves q, the projection's serves v, and for k it would cancel in the softmax.
+        # A bias would add nothing: norm and projection have one each, and the bias of k cancels in the softmax.
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.projection = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # With the channels last in memory all of these are views, and the matrix products need no copies.
+        # If x is channels last in memory, the reshapes copy nothing.
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # [N, HW, C]
         qkv = self.qkv(pixels).unflatten(2, (3, self.n_heads, -1))  # [N, HW, 3, heads, d]
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x [N, heads, HW, d]
@@ -108,7 +108,7 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A ResidualBlock, then SelfAttention if asked for: [N, in_channels, H, W] -> [N, out_channels, H, W]."""
+    """A ResidualBlock, then SelfAttention or nothing: [N, in_channels, H, W] -> [N, out_channels, H, W]."""
 
     def __init__(self, residual: ResidualBlock, attention: SelfAttention | None):
         super().__init__()
@@ -116,11 +116,31 @@ class Block(nn.Module):
         self.attention = attention or nn.Identity()
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        return self.attention(self.residual(x, emb))
+        return self.attention(self.residual(x, emb))  # [N, out_channels, H, W]
+
+
+class DownLevel(nn.ModuleList):
+    """The Blocks of one level on the way down: [N, C, H, W] -> the list of their outputs, each [N, width, H, W]."""
+
+    def forward(self, h: torch.Tensor, emb: torch.Tensor) -> list[torch.Tensor]:
+        outputs = []
+        for block in self:
+            h = block(h, emb)  # [N, width, H, W]
+            outputs.append(h)
+        return outputs
+
+
+class UpLevel(nn.ModuleList):
+    """The Blocks of one level on the way up: [N, C, H, W] -> [N, width, H, W]. Each removes the last of `skips`."""
+
+    def forward(self, h: torch.Tensor, emb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        for block in self:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb)  # [N, C + S, H, W] -> [N, width, H, W]
+        return h
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a convolution: [N, C, H, W] -> [N, C, 2H, 2W]. Has no checkerboard, unlike a transpose."""
+    """Nearest neighbour, then a convolution (makes no checkerboard pattern): [N, C, H, W] -> [N, C, 2H, 2W]."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -135,22 +155,21 @@ class UNet(nn.Module):
 
     Args:
         in_channels: channels of the images.
-        height: height and width of the images in pixels; every level but the first halves it exactly.
-        dim: width of the first level, a multiple of 8; also the length of the sinusoidal time embedding.
-        dim_mults: the width of each level as a multiple of dim, whole numbers.
+        height: height and width of the images in pixels; every level but the first halves it.
+        dim: channels of the first level, a multiple of 8; also the length of the sinusoidal time embedding.
+        dim_mults: channels of each level as a multiple of dim, whole numbers.
         n_classes: length of the class vector; 0 or None: no classes.
-        context_dim: length of a context vector (such as the embedding of a text), which stands in the place of the class
-            vector. Vectors of length about 1, as one-hot rows have it, fit the initial weights.
-        n_blocks: residual blocks per level on the way down; on the way up there is one more, for the skip connection
-            from the level's entrance.
-        attention_heights: heights of the levels that get self-attention after each block. None: all up to 16. The
-            middle always has it.
+        context_dim: length of a context vector (for example the embedding of a text) instead of a class vector. The
+            initial weights suit vectors of length about 1, which one-hot vectors have.
+        n_blocks: residual blocks per level on the way down. The way up has one more, for one more skip connection.
+        attention_heights: heights of the levels with self-attention after each block. None: all up to 16. The middle
+            always has it.
         head_dim: channels per attention head; None: one head.
         embedding_dim: width of the embedding of time and condition; None: 4 dim.
-        dropout: probability, in [0, 1), inside the residual blocks.
+        dropout: probability in the residual blocks, in [0, 1).
 
-    With neither n_classes nor context_dim the network is unconditional. Raises ValueError for what does not fit, here
-    and in `forward`. The output is zero before the first training step.
+    With neither n_classes nor context_dim the network is unconditional. The constructor and `forward` raise ValueError
+    for arguments that do not fit. The output is zero before the first training step.
     """
 
     def __init__(
@@ -169,45 +188,55 @@ class UNet(nn.Module):
     ):
         super().__init__()
         emb_dim = 4 * dim if embedding_dim is None else embedding_dim
-        counts = {
-            "in_channels": in_channels,
-            "n_blocks": n_blocks,
-            "embedding_dim": emb_dim,
-            "head_dim": 1 if head_dim is None else head_dim,
-        }
-        self._check_numbers(dim, dropout, counts, {"n_classes": n_classes or 0, "context_dim": context_dim or 0})
-        heights = self._checked_heights(height, dim_mults)
+        if dim < 8 or dim % 8:
+            raise ValueError(f"dim must be a multiple of 8, not {dim}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if n_classes and context_dim:
+            raise ValueError(f"give n_classes or context_dim, not both ({n_classes} and {context_dim})")
+        check_at_least(1, in_channels=in_channels, n_blocks=n_blocks, embedding_dim=emb_dim, head_dim=head_dim)
+        check_at_least(0, n_classes=n_classes, context_dim=context_dim)
+        heights = _level_heights(height, dim_mults)
         if attention_heights is None:
             attention_heights = [h for h in heights if h <= 16]
         if not set(attention_heights) <= set(heights):
             raise ValueError(f"attention_heights must be among the levels' heights {heights}, not {attention_heights}")
-        self.size = (in_channels, height, height)  # of one image; DDPM.sample takes it from here
+        self.size = (in_channels, height, height)  # shape of one image; DDPM.sample reads it
         self.n_classes = n_classes or 0
         self.condition_dim = n_classes or context_dim or 0  # length of c
         self.dim = dim
 
         self.time_mlp = nn.Sequential(nn.Linear(dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
         if self.condition_dim:
-            # Without a bias zeros become zeros: "no class" is the time embedding alone, and a mixture of classes the
-            # mixture of their embeddings. Entries of unit variance are those of nn.Embedding.
+            # No bias, so zeros stay zeros ("no class" is the time embedding alone) and a mixture of classes becomes the
+            # mixture of their embeddings. The initial weights have variance 1, as those of nn.Embedding.
             self.condition = nn.Linear(self.condition_dim, emb_dim, bias=False)
             nn.init.normal_(self.condition.weight)
 
-        def block(in_width: int, out_width: int, attention: bool) -> Block:
-            residual = ResidualBlock(in_width, out_width, emb_dim, dropout)
-            return Block(residual, SelfAttention(out_width, head_dim) if attention else None)
+        def block(in_width: int, width: int, attention: bool) -> Block:
+            residual = ResidualBlock(in_width, width, emb_dim, dropout)
+            return Block(residual, SelfAttention(width, head_dim) if attention else None)
 
-        def blocks(level: int, in_widths: Sequence[int]) -> nn.ModuleList:
-            attention = heights[level] in attention_heights
-            return nn.ModuleList([block(in_width, widths[level], attention) for in_width in in_widths])
-
-        widths = [dim * mult for mult in dim_mults]
-        lowest = len(widths) - 1
         self.init_conv = nn.Conv2d(in_channels, dim, kernel_size=3, padding=1)
+        self._add_levels(block, [dim * m for m in dim_mults], [h in attention_heights for h in heights], n_blocks)
+        before = dim * dim_mults[0]
+        last_conv = zero_init(nn.Conv2d(before, in_channels, kernel_size=3, padding=1))
+        self.final = nn.Sequential(group_norm(before), nn.SiLU(), last_conv)
+        # Only the memory layout changes, not the values. With channels last, convolutions are faster on CPUs and on the
+        # tensor cores of GPUs, and attention needs no copies.
+        self.to(memory_format=torch.channels_last)
+
+    def _add_levels(
+        self, block: Callable[[int, int, bool], Block], widths: list[int], attention: list[bool], n_blocks: int
+    ) -> None:
+        """Make the way down, the middle and the way up, from the channels of each level and whether it has attention."""
+        lowest = len(widths) - 1
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        before, skips = dim, [dim]  # width so far; widths of what the way down hands over to the way up
+        before = self.dim  # channels so far
+        skips = [before]  # channels of the skip connections
         for level, width in enumerate(widths):
-            self.down.append(blocks(level, [before] + [width] * (n_blocks - 1)))
+            in_widths = [before] + [width] * (n_blocks - 1)
+            self.down.append(DownLevel(block(in_width, width, attention[level]) for in_width in in_widths))
             skips += [width] * n_blocks
             if level < lowest:
                 self.downsample.append(nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1))
@@ -217,49 +246,39 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([block(before, before, True), block(before, before, False)])
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()  # from the lowest level to the first
-        for level in range(lowest, -1, -1):
-            width = widths[level]
-            self.up.append(blocks(level, [w + skips.pop() for w in [before] + [width] * n_blocks]))
+        for level, width in reversed(list(enumerate(widths))):
+            in_widths = [in_width + skips.pop() for in_width in [before] + [width] * n_blocks]
+            self.up.append(UpLevel(block(in_width, width, attention[level]) for in_width in in_widths))
             if level > 0:
                 self.upsample.append(Upsample(width))
             before = width
 
-        last_conv = zero_init(nn.Conv2d(before, in_channels, kernel_size=3, padding=1))
-        self.final = nn.Sequential(group_norm(before), nn.SiLU(), last_conv)
-        # Weights with the channels last make the convolutions and all that lies between them work in that layout, which
-        # is the fast one on tensor cores and many CPUs, and in which attention sees its pixels without a copy.
-        self.to(memory_format=torch.channels_last)
-
     def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """eps(x_t, t, c), shaped like x.
+        """The predicted noise eps(x_t, t, c), with the shape of x.
 
-        x: [N, C, H, W] float in about [-1, 1] plus noise. t: [N, 1, 1, 1] float, t / T in (0, 1].
-        c: [N, n_classes] float, one-hot, a mixture, or zeros for "no class"; or [N, context_dim] float, zeros for "no
-        context"; None stands for zeros. An unconditional network takes None only.
+        x: noisy images, [N, C, H, W] float. t: [N, 1, 1, 1] float, t / T in (0, 1].
+        c: [N, n_classes] float: one-hot, a mixture, or zeros for "no class"; or [N, context_dim] float, zeros for "no
+        context". None means zeros. An unconditional network takes only None.
         """
         emb = self._embedding(x, t, c)  # [N, embedding_dim]
-        h = self.init_conv(x)  # [N, dim, H, W]
-        skips = [h]
-        for level, blocks in enumerate(self.down):
-            for block in blocks:
-                h = block(h, emb)  # [N, dim * dim_mults[level], H / 2^level, W / 2^level]
-                skips.append(h)
-            if level < len(self.downsample):
-                h = self.downsample[level](h)  # half as high and wide
-                skips.append(h)
+        skips = [self.init_conv(x)]  # [N, dim, H, W]
+        for i, level in enumerate(self.down):
+            skips += level(skips[-1], emb)  # [N, dim * dim_mults[i], H / 2^i, W / 2^i] each
+            if i < len(self.downsample):
+                skips.append(self.downsample[i](skips[-1]))  # half the height and width
 
+        h = skips[-1]
         for block in self.middle:
             h = block(h, emb)
 
-        for i, blocks in enumerate(self.up):
-            for block in blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), emb)  # widths and heights of the way down, backwards
+        for i, level in enumerate(self.up):
+            h = level(h, emb, skips)  # the channels, height and width of the same level on the way down
             if i < len(self.upsample):
-                h = self.upsample[i](h)  # twice as high and wide
+                h = self.upsample[i](h)  # twice the height and width
         return self.final(h)  # [N, C, H, W]
 
     def _embedding(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-        """What every block is told about time and condition, [N, embedding_dim]; checks the shapes of the arguments."""
+        """The embedding of time and condition for the blocks, [N, embedding_dim]. Checks the shapes first."""
         if x.ndim != 4 or tuple(x.shape[1:]) != self.size:
             raise ValueError(f"x must be [N, {', '.join(map(str, self.size))}], not {list(x.shape)}")
         if tuple(t.shape) != (len(x), 1, 1, 1):
@@ -268,51 +287,16 @@ class UNet(nn.Module):
             raise ValueError("c must be None: this network has neither n_classes nor context_dim")
         if c is not None and tuple(c.shape) != (len(x), self.condition_dim):
             raise ValueError(f"c must be [{len(x)}, {self.condition_dim}], not {list(c.shape)}")
-        emb = self.time_mlp(timestep_embedding(t.flatten(), self.dim).to(x.dtype))
+        emb = self.time_mlp(timestep_embedding(t.flatten(), self.dim).to(x.dtype))  # [N, embedding_dim]
         if self.condition_dim:
             emb = emb + self.condition(x.new_zeros(len(x), self.condition_dim) if c is None else c)
         return F.silu(emb)
 
-    @staticmethod
-    def _checked_heights(height: int, dim_mults: Sequence[int]) -> list[int]:
-        """The height of each level."""
-        if len(dim_mults) == 0 or not all(isinstance(mult, int) and mult >= 1 for mult in dim_mults):
-            raise ValueError(f"dim_mults must be whole numbers of at least 1, one per level, not {dim_mults}")
-        halvings = len(dim_mults) - 1
-        if height < 1 or height % 2**halvings:
-            raise ValueError(
-                f"height must be divisible by {2**halvings} (dim_mults has {len(dim_mults)} levels, each but the first "
-                f"halves it exactly), not {height}"
-            )
-        return [height // 2**level for level in range(len(dim_mults))]
 
-    @staticmethod
-    def _check_numbers(dim: int, dropout: float, counts: dict[str, int], lengths: dict[str, int]) -> None:
-        if dim < 8 or dim % 8:
-            raise ValueError(f"dim must be a multiple of 8, not {dim}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        for name, value in lengths.items():
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, not {value}")
-        if all(lengths.values()):
-            raise ValueError(f"n_classes and context_dim exclude each other, but are {list(lengths.values())}")
-
-
-def _check_shapes() -> None:
-    for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
-        for arguments, expected in EXPECTED:
-            net = UNet(**arguments).to(device)
-            x = torch.randn(2, *net.size, device=device)
-            assert net(x, torch.rand(2, 1, 1, 1, device=device)).shape == x.shape
-            count = sum(p.numel() for p in net.parameters())
-            assert count == expected, f"{count:,} parameters, not {expected:,}"
-            given = ", ".join(f"{name}={value}" for name, value in arguments.items())
-            print(f"{device}: UNet({given}) keeps {list(x.shape)}; {count:,} parameters")
-
-
-if __name__ == "__main__":
-    _check_shapes()
+def _level_heights(height: int, dim_mults: Sequence[int]) -> list[int]:
+    if len(dim_mults) == 0 or not all(isinstance(mult, int) and mult >= 1 for mult in dim_mults):
+        raise ValueError(f"dim_mults must be whole numbers of at least 1, one per level, not {dim_mults}")
+    smallest = 2 ** (len(dim_mults) - 1)
+    if height < 1 or height % smallest:
+        raise ValueError(f"height must be divisible by {smallest} for {len(dim_mults)} levels, not {height}")
+    return [height // 2**level for level in range(len(dim_mults))]

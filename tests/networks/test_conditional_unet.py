@@ -1,4 +1,4 @@
-"""The exercise's U-Net: its numbers of parameters, its equations, its refusals."""
+"""The exercise's U-Net: its numbers of parameters, its equations, and the arguments that it refuses."""
 
 import math
 import re
@@ -26,9 +26,8 @@ def test_conv_block_equation(in_channels, out_channels):
     block = ConvBlock(in_channels, out_channels).eval()
     x = torch.randn(2, in_channels, 6, 6)
     first = block.conv1(x)
-    second = block.conv2(first)
     residual = x if in_channels == out_channels else first
-    torch.testing.assert_close(block(x), (residual + second) / math.sqrt(2))
+    torch.testing.assert_close(block(x), (residual + block.conv2(first)) / math.sqrt(2))
     kinds = [type(layer).__name__ for half in (block.conv1, block.conv2) for layer in half]
     assert kinds == ["Conv2d", "BatchNorm2d", "GELU"] * 2
 
@@ -48,6 +47,8 @@ def test_embedding_equation(activation, function):
     expected = function(x @ first.weight.T + first.bias) @ second.weight.T + second.bias
     torch.testing.assert_close(block(x), expected[:, :, None, None])
     assert (first.in_features, first.out_features, second.out_features) == (3, 5, 5)
+    with pytest.raises(ValueError, match="'relu'"):
+        Embedding_Block(3, 5, "relu")
 
 
 def test_no_class_is_the_zero_vector_and_class_and_time_matter():
@@ -68,9 +69,8 @@ def test_every_parameter_gets_a_gradient():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"height": 30}, "height must be divisible by 4 (two levels halve it exactly) and at least 8, not 30"),
+        ({"height": 30}, "height must be divisible by 4"),
         ({"height": 4}, "not 4"),
-        ({"height": 0}, "not 0"),
         ({"n_features": 12}, "n_features must be a multiple of 8"),
         ({"n_classes": 0}, "n_classes must be at least 1"),
     ],
@@ -84,9 +84,7 @@ def test_refuses_impossible_sizes(arguments, words):
     "x, t, c, words",
     [
         ((2, 1, 8, 12), (2, 1, 1, 1), (2, 10), "x must be [N, 1, 8, 8], not [2, 1, 8, 12]"),
-        ((2, 3, 8, 8), (2, 1, 1, 1), (2, 10), "not [2, 3, 8, 8]"),
         ((2, 1, 8, 8), (2,), (2, 10), "t must be [2, 1, 1, 1], not [2]"),
-        ((2, 1, 8, 8), (2, 1, 1, 1), (2, 9), "c must be [2, 10], not [2, 9]"),
         ((2, 1, 8, 8), (2, 1, 1, 1), (3, 10), "c must be [2, 10], not [3, 10]"),
     ],
 )
@@ -96,7 +94,7 @@ def test_refuses_batches_that_do_not_fit(x, t, c, words):
 
 
 def test_bfloat16_tells_all_timesteps_apart():
-    """As a matrix product the first layer would round t / T to 8 bits, which leave 328 different values of 400."""
+    """A matrix product in bfloat16 would round t / T to 8 bits: 328 different values of 400."""
     block = Embedding_Block(1, 32, "sin")
     t = torch.arange(1, 401).view(-1, 1, 1, 1) / 400
     with torch.autocast("cpu", torch.bfloat16):
@@ -109,8 +107,3 @@ def test_weights_before_a_batchnorm_start_small():
     bound = 1 / math.sqrt(32 * 9)  # PyTorch's own weights are uniform up to here
     for half in (block.conv1, block.conv2):
         assert 0.09 * bound < half[0].weight.abs().max() <= 0.1 * bound
-
-
-def test_wrong_activation():
-    with pytest.raises(ValueError, match="'relu'"):
-        Embedding_Block(1, 8, "relu")

@@ -1,4 +1,4 @@
-"""The fully connected networks: their equations, shapes, and refusals."""
+"""The fully connected networks: their equations, their shapes, and the arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = pytest.mark.parametrize("kind", KINDS)
 
 
 def awake(net):
-    """The network with all weights different from zero, so that nothing is hidden by a branch that starts as nothing."""
+    """Gives all parameters random values, also those that start at zero, so that every path shows in the output."""
     torch.manual_seed(0)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -63,10 +63,8 @@ def test_fourier_features_are_waves_of_x_and_t():
     net.layers.first.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
     net.layers.time.register_forward_pre_hook(lambda _, inputs: seen.update(t=inputs[0]))
     net(x, t)
-    waves = [
-        [wave(2**k * math.pi * v) for wave in (math.sin, math.cos) for k in range(3) for v in p] for p in x.tolist()
-    ]
-    torch.testing.assert_close(seen["x"], torch.cat([x, torch.tensor(waves)], dim=1))
+    angles = torch.cat([math.pi * x, 2 * math.pi * x, 4 * math.pi * x], dim=1)
+    torch.testing.assert_close(seen["x"], torch.cat([x, angles.sin(), angles.cos()], dim=1))
     torch.testing.assert_close(seen["t"], timestep_embedding(t[:, 0], TIME_DIM))
 
 
@@ -93,8 +91,7 @@ def test_no_class_is_the_zero_vector_and_class_and_time_matter(kind):
     [
         ({"kind": "deep"}, "kind must be one of"),
         ({"num_hidden": 0}, "num_hidden must be at least 1, not 0"),
-        ({"input_dim": 0}, "input_dim must be at least 1"),
-        ({"n_classes": -1}, "n_classes must not be negative"),
+        ({"n_classes": -1}, "n_classes must be at least 0"),
         ({"input_dim": 784, "size": (1, 28, 27)}, "size [1, 28, 27] has 756 numbers, not input_dim = 784"),
     ],
 )
@@ -107,7 +104,6 @@ def test_refuses_impossible_arguments(arguments, words):
     "x, t, c, n_classes, words",
     [
         ((2, 3), (2, 1), None, 0, "x must be [N, 2], not [2, 3]"),
-        ((2, 2), (1, 1), None, 0, "t must be [2, 1, ...], not [1, 1]"),
         ((2, 2), (2, 2), None, 0, "t must be [2, 1, ...], not [2, 2]"),
         ((2, 2), (2, 1), (2, 3), 0, "c must be None"),
         ((2, 2), (2, 1), (2, 3), 4, "c must be [2, 4], not [2, 3]"),

@@ -12,24 +12,14 @@ import torch.nn.functional as F
 
 from ddpm import DDPM
 from diffusion.fast_network import for_inference
-from networks.unet import (
-    EXPECTED,
-    HO,
-    ResidualBlock,
-    SelfAttention,
-    UNet,
-    Upsample,
-    group_norm,
-    largest_divisor,
-    timestep_embedding,
-)
+from networks.unet import ResidualBlock, SelfAttention, UNet, Upsample, group_norm, largest_divisor, timestep_embedding
 
 SMALL = {"height": 16, "dim": 8, "dim_mults": (1, 2), "n_blocks": 1}
-CHANNELS_LAST = torch.channels_last
+HO = {"dim": 128, "dim_mults": (1, 2, 2, 2), "attention_heights": (16,)}  # the CIFAR-10 network of the DDPM paper
 
 
 def awake(net):
-    """The network with random values in the layers that start at zero, so that every path shows in the output."""
+    """Gives the layers that start at zero random values, so that every path shows in the output."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -54,16 +44,15 @@ def count(**arguments):
         return sum(p.numel() for p in UNet(**arguments).parameters())
 
 
-# ---- Numbers of parameters -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("arguments, expected", EXPECTED)
+@pytest.mark.parametrize(
+    "arguments, expected", [({"dim": 16}, 4_071_571), (HO, 38_292_611), ({**HO, "embedding_dim": 256}, 35_506_819)]
+)
 def test_number_of_parameters(arguments, expected):
     assert count(**arguments) == expected
 
 
 def test_number_of_parameters_is_that_of_ho_and_a_scale():
-    """35,746,307 for CIFAR-10 (35.7 M in the paper), and what is different here, counted by hand."""
+    """35,746,307 for CIFAR-10 (35.7 M in the paper), and the differences counted by hand."""
     widths = 2 * 128 + 6 * 256 + 2 * 256 + 9 * 256 + 3 * 128  # output widths of the residual blocks, down, middle, up
     scale = (512 + 1) * widths
     second_norm, attention_biases = 2 * widths, 6 * 3 * 256  # left out, since they would do nothing
@@ -73,9 +62,6 @@ def test_number_of_parameters_is_that_of_ho_and_a_scale():
 def test_condition_adds_one_row_per_entry_of_the_embedding():
     assert count(dim=16, n_classes=10) - count(dim=16) == 10 * 4 * 16
     assert count(dim=16, context_dim=7, embedding_dim=24) - count(dim=16, embedding_dim=24) == 7 * 24
-
-
-# ---- Shapes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,7 +89,7 @@ def test_every_level_halves_and_doubles(channels, height, mults, heights):
 
 
 def test_every_skip_connection_is_used():
-    """Each of 1 + n_blocks per level + 1 per halving outputs of the way down is what one block of the way up gets."""
+    """Every output of the way down (1 + n_blocks per level + 1 per halving) goes to exactly one block of the way up."""
     net = small(n_blocks=2, dim_mults=(1, 2, 3))
     handed, got = [], []
     for module in [net.init_conv, *net.downsample, *[block for blocks in net.down for block in blocks]]:
@@ -122,16 +108,12 @@ def test_upsample_repeats_pixels_before_its_convolution():
     torch.testing.assert_close(up(x), up.conv(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)))
 
 
-# ---- The parts -------------------------------------------------------------------------------------------------------
-
-
 def test_timestep_embedding_equation():
     embedding = timestep_embedding(torch.tensor([0.25, 1.0]), 6)
     for row, s in zip(embedding, (250, 1000)):
         angles = [s * 10000 ** (-i / 3) for i in range(3)]
-        torch.testing.assert_close(
-            row, torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles]), atol=1e-4, rtol=0
-        )
+        expected = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
+        torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
 
 
 def test_bfloat16_tells_all_timesteps_apart():
@@ -172,7 +154,7 @@ def test_residual_block_equation(out_channels):
 
 
 @pytest.mark.parametrize("head_dim, n_heads", [(4, 2), (8, 1), (None, 1), (64, 1), (3, 2)])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, CHANNELS_LAST])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_attention_equation(head_dim, n_heads, memory_format):
     attention = awake(SelfAttention(8, head_dim))
     assert attention.n_heads == n_heads
@@ -189,12 +171,6 @@ def test_attention_equation(head_dim, n_heads, memory_format):
     torch.testing.assert_close(attention(x), x + projected.view_as(x), atol=1e-5, rtol=1e-5)
 
 
-def test_attention_knows_no_places():
-    attention = awake(SelfAttention(16, 8))
-    x, order = torch.randn(2, 16, 1, 9), torch.randperm(9)
-    torch.testing.assert_close(attention(x)[..., order], attention(x[..., order]))
-
-
 @pytest.mark.parametrize("heights, found", [(None, [16, 8]), ((32,), [32]), ((), []), ([8, 16], [16, 8])])
 def test_where_attention_is(heights, found):
     net = UNet(height=32, dim=8, dim_mults=(1, 1, 1), attention_heights=heights)
@@ -202,9 +178,6 @@ def test_where_attention_is(heights, found):
     assert has == [{height in found} for height in (32, 16, 8)]
     assert has == [{isinstance(block.attention, SelfAttention) for block in blocks} for blocks in reversed(net.up)]
     assert [isinstance(block.attention, SelfAttention) for block in net.middle] == [True, False]
-
-
-# ---- What the whole network computes ---------------------------------------------------------------------------------
 
 
 def test_output_is_zero_before_training_and_blocks_pass_their_input():
@@ -216,7 +189,7 @@ def test_output_is_zero_before_training_and_blocks_pass_their_input():
 
 
 def test_gradient_reaches_every_parameter():
-    """Zero layers hold it back: the first step wakes the last convolution, the second the ends of the branches."""
+    """Only from the third step on, because of the layers that start at zero."""
     torch.manual_seed(0)
     net = UNet(**SMALL, n_classes=3, dropout=0.1)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
@@ -228,28 +201,14 @@ def test_gradient_reaches_every_parameter():
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_time_and_class_matter_after_a_few_steps():
-    torch.manual_seed(0)
-    net = UNet(**SMALL, n_classes=3)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    x, t = batch(net)
-    for _ in range(4):
-        optimizer.zero_grad()
-        (net(x, t, torch.eye(3)) - x).square().mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        out = net(x, t, torch.eye(3))
-        for other in (net(x, t * 0.5, torch.eye(3)), net(x, t, torch.eye(3).roll(1, 0)), net(x, t)):
-            assert (out - other).abs().max() > 1e-3 * out.abs().max()
-
-
 @pytest.mark.parametrize("condition", [{"n_classes": 3}, {"context_dim": 3}])
-def test_no_class_is_the_zero_vector_to_the_bit(condition):
+def test_no_class_is_the_zero_vector_and_class_and_time_matter(condition):
     net = small(**condition)
     x, t = batch(net)
     assert torch.equal(net(x, t), net(x, t, torch.zeros(3, 3)))
-    assert not torch.allclose(net(x, t), net(x, t, torch.eye(3)))
-    assert not torch.allclose(net(x, t, torch.eye(3)), net(x, t, torch.full((3, 3), 1 / 3)))
+    expected = net(x, t, torch.eye(3))
+    for other in (net(x, t), net(x, t, torch.full((3, 3), 1 / 3)), net(x, t * 0.5, torch.eye(3))):
+        assert (other - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
 def test_samples_do_not_see_each_other():
@@ -268,23 +227,19 @@ def test_dropout_is_for_training_only():
     assert torch.equal(net.eval()(x, t), net(x, t))
 
 
-# ---- How it runs -----------------------------------------------------------------------------------------------------
-
-
 def test_everything_stays_channels_last():
     net = small(n_classes=3)
-    formats = []
+    images = []
+
+    def keep(module, _, out):
+        if isinstance(out, torch.Tensor) and out.ndim == 4 and out.shape[1] > 1:
+            images.append((type(module).__name__, out))
+
     for module in net.modules():
-        module.register_forward_hook(
-            lambda m, _, out: (
-                formats.append((type(m).__name__, out.is_contiguous(memory_format=CHANNELS_LAST)))
-                if out.ndim == 4 and out.shape[1] > 1
-                else None
-            )
-        )
+        module.register_forward_hook(keep)
     net(*batch(net))
-    assert len(formats) > 40
-    assert [name for name, kept in formats if not kept] == []
+    assert len(images) > 40
+    assert [name for name, out in images if not out.is_contiguous(memory_format=torch.channels_last)] == []
 
 
 def test_in_bfloat16():
@@ -327,28 +282,25 @@ def test_trains_and_samples_in_a_ddpm(n_classes):
     assert y_0.shape == (2 * max(net.n_classes, 1), 1, 8, 8) and y_0.isfinite().all()
 
 
-# ---- Refusals --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"height": 28, "dim_mults": (1, 2, 4, 8)}, "height must be divisible by 8 (dim_mults has 4 levels"),
-        ({"height": 0}, "not 0"),
+        ({"height": 28, "dim_mults": (1, 2, 4, 8)}, "height must be divisible by 8"),
+        ({"height": 0}, "height"),
         ({"dim": 12}, "dim must be a multiple of 8, not 12"),
-        ({"dim": 0}, "dim must be a multiple of 8, not 0"),
-        ({"dim_mults": ()}, "dim_mults must be whole numbers of at least 1, one per level, not ()"),
+        ({"dim": 0}, "dim must be"),
+        ({"dim_mults": ()}, "dim_mults"),
         ({"dim_mults": (1, 0)}, "not (1, 0)"),
         ({"dim_mults": (1, 1.5)}, "not (1, 1.5)"),
-        ({"in_channels": 0}, "in_channels must be at least 1, not 0"),
-        ({"n_blocks": 0}, "n_blocks must be at least 1, not 0"),
-        ({"head_dim": 0}, "head_dim must be at least 1, not 0"),
-        ({"embedding_dim": 0}, "embedding_dim must be at least 1, not 0"),
-        ({"attention_heights": (16, 10)}, "attention_heights must be among the levels' heights [16, 8], not (16, 10)"),
-        ({"n_classes": -1}, "n_classes must not be negative, not -1"),
-        ({"context_dim": -1}, "context_dim must not be negative, not -1"),
-        ({"n_classes": 3, "context_dim": 5}, "n_classes and context_dim exclude each other, but are [3, 5]"),
-        ({"dropout": 1.0}, "dropout must be in [0, 1), not 1.0"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"n_blocks": 0}, "n_blocks"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"embedding_dim": 0}, "embedding_dim"),
+        ({"attention_heights": (16, 10)}, "[16, 8], not (16, 10)"),
+        ({"n_classes": -1}, "n_classes must be at least 0, not -1"),
+        ({"context_dim": -1}, "context_dim"),
+        ({"n_classes": 3, "context_dim": 5}, "not both (3 and 5)"),
+        ({"dropout": 1.0}, "dropout"),
     ],
 )
 def test_refuses_impossible_arguments(arguments, words):
@@ -377,5 +329,5 @@ def test_unconditional_takes_no_condition():
     assert net.n_classes == 0
     x, t = batch(net)
     net(x, t)
-    with pytest.raises(ValueError, match="c must be None: this network has neither n_classes nor context_dim"):
+    with pytest.raises(ValueError, match="c must be None"):
         net(x, t, torch.zeros(3, 10))
