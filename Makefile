@@ -2,12 +2,17 @@
 # make test    install what the tests need, check the style, run the tests
 # make index   write log/index.html, a table of all log folders in log
 # make clean   remove .venv and what the demo wrote
+# make test-oldest    run the tests with the oldest releases of requirements.txt; OLDEST names a Python 3.8
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run in this many processes, each with one thread: their tensors are small.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+OLDEST ?= python3.8
 
-.PHONY: demo test index clean
+.PHONY: demo test test-oldest index clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --batch_size 64 --n_epochs 2 --limit 35000
@@ -15,19 +20,31 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+test-oldest: BIN = $(VENV)-oldest/bin
+test-oldest: $(VENV)-oldest/.dev
+	$(PYTEST) $(TESTS)
 
 index: $(VENV)/.runtime
 	$(BIN)/python report.py --index log
 
 clean:
-	rm -rf $(VENV) log/log_demo log/log_demo_old*
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest log/log_demo log/log_demo_old*
 
 $(VENV)/.runtime: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 8) or sys.exit("Python 3.8 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+# The lower bound of each requirement becomes the release itself.
+$(VENV)-oldest/.dev: requirements.txt
+	$(OLDEST) -m venv $(VENV)-oldest
+	sed -n 's/>=/==/p' requirements.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt 'pytest>=7' 'pytest-xdist>=3.2' -c $(VENV)-oldest/constraints.txt
 	touch $@

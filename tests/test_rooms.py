@@ -29,7 +29,8 @@ SCRIPTS = sorted(file.stem for file in ROOT.glob("*.py") if file.stem not in RUL
 
 
 def name_of(file: Path) -> str:
-    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
 OURS = {name_of(file) for file in FILES} | set(SCRIPTS)
