@@ -39,7 +39,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell
 
 
 def check_folder(path: Path, resample: str | None = None, judges: Any = None) -> Check | None:
-    """Everything about one folder, whatever it holds; None if it holds judges (evaluation/judge.py) and no run, or is the page
+    """Everything about one folder, whatever it holds; None if it holds judges (evaluation/classifier.py) and no run, or is the page
     over all folders (reporting/index.py): both stand among log folders.
     """
     if path.name == "index.html" and path.is_file():

@@ -20,7 +20,7 @@ from datasets import sources
 from datasets.image_set import ImageSet, one_hot, to_float
 from ddpm import DDPM
 from diffusion.inpainting import JUMP_LENGTH, METHODS, N_RESAMPLE, mask_named
-from evaluation.judge import accuracy_of, classify, judge_name, tells_rotations, trusted_judge
+from evaluation.classifier import accuracy_of, classify, file_name, load_or_train, tells_rotations
 from evaluation.metrics import NEIGHBOURS
 from evaluation.npz import read_npz
 from evaluation.record import Record, reverse_steps
@@ -128,14 +128,14 @@ def measure_completions(
     """
     if tells_rotations(train_set):
         raise CallError("--inpaint asks for the true class of completions, but there are no classes to tell")
-    judge, accuracy = trusted_judge(args.judge_dir / judge_name(train_set), train_set, test_set)
+    judge, accuracy = load_or_train(args.judge_dir / file_name(train_set), train_set, test_set)
     images, labels = test_set.images[: args.inpaint], test_set.labels[: args.inpaint]
     first = dataclasses.replace(test_set, images=images, labels=labels)
     hidden = args.mask or "bottom"
     mask = mask_named(hidden, *images.shape[2:], torch.Generator().manual_seed(args.seed))
     which = f"{hidden}{args.seed}" if hidden == "random" else hidden  # each random mask has a judge of its own
-    half_judge_file = args.judge_dir / f"{which}_hidden_{judge_name(train_set)}"
-    _, half_accuracy = trusted_judge(half_judge_file, masked(train_set, mask), masked(first, mask))
+    half_judge_file = args.judge_dir / f"{which}_hidden_{file_name(train_set)}"
+    _, half_accuracy = load_or_train(half_judge_file, masked(train_set, mask), masked(first, mask))
     whole_accuracy = accuracy_of(judge, first)
     print(f"{hidden} hidden, {len(first)} test images: the judge is right on {whole_accuracy:.1%} of the whole ones; "
           f"a judge of visible parts on {half_accuracy:.1%}", flush=True)  # fmt: skip

@@ -1,6 +1,6 @@
 """How good generated images are, as numbers: two sets of images, compared by features of both.
 
-    real, fake = features_of(judge, train_set.images), features_of(judge, samples)      # evaluation/judge.py, float32 [N, D]
+    real, fake = features_of(judge, train_set.images), features_of(judge, samples)      # evaluation.classifier.py, float32 [N, D]
     compare(real, fake, features=features_name(judge, train_set), reference="cifar10, training images")
 
 Frechet distance   of the two Gaussians with the means and covariances of the features: 0 is best.

@@ -15,7 +15,7 @@ from common.machine import pick_amp
 from datasets import sources
 from datasets.image_set import ImageSet
 from ddpm import DDPM
-from evaluation.judge import classify, judge_name, tells_rotations, trusted_judge
+from evaluation.classifier import classify, file_name, load_or_train, tells_rotations
 from reporting.checks import Check, grid_name, last_model
 from reporting.grids import flat
 from reporting.log_reading import MOST_BYTES, printable
@@ -126,7 +126,7 @@ class Judges:
         if key not in self.known:
             shape = {"n_classes": n_classes, "im_height": height, "im_channels": channels}
             train_set, test_set = (sources.load(name, self.data_dir, train, **shape) for train in (True, False))
-            judge, accuracy = trusted_judge(self.judge_dir / judge_name(train_set), train_set, test_set)
+            judge, accuracy = load_or_train(self.judge_dir / file_name(train_set), train_set, test_set)
             self.known[key] = (judge, accuracy, test_set)
         return self.known[key]
 

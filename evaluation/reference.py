@@ -12,8 +12,8 @@ from torch import Tensor
 from common.console import Progress, RunError
 from datasets.image_set import ImageSet, to_uint8
 from ddpm import DDPM
+from evaluation.classifier import classify, features_name, features_of, file_name, load_or_train, tells_rotations
 from evaluation.clean_fid import fid_by_cleanfid
-from evaluation.judge import classify, features_name, features_of, judge_name, tells_rotations, trusted_judge
 from evaluation.metrics import compare
 
 AT_ONCE = 300  # samples that are drawn together
@@ -32,7 +32,7 @@ class Reference:
             self.name += " (JPEG copies: no figure compares with published ones)"
             print(f"{train_set.name} is read from JPEG files: no figure compares with published ones", flush=True)
         self.fid = self._fid(weights_dir)  # first: what is missing should be told before the long work
-        self.judge, self.judge_accuracy = trusted_judge(judge_dir / judge_name(train_set), train_set, test_set)
+        self.judge, self.judge_accuracy = load_or_train(judge_dir / file_name(train_set), train_set, test_set)
         told = "rotations" if tells_rotations(train_set) else "classes"
         print(f"judge: tells {told}, {self.judge_accuracy:.2%} right on {len(test_set):,} real test images", flush=True)
         self.features = features_of(self.judge, train_set.images)

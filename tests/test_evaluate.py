@@ -27,9 +27,9 @@ from datasets.image_set import ImageSet, to_float
 from datasets.rendered_digits import render_digits
 from ddpm import DDPM
 from diffusion.inpainting import mask_named
+from evaluation import classifier as classifiers
 from evaluation import clean_fid, measure, metrics, reference
-from evaluation import judge as judging
-from networks.classifier import Judge
+from networks.classifier import DigitClassifier
 from reporting.page import write_report
 from training import checkpoint
 
@@ -38,11 +38,11 @@ FIGURES = ("frechet_distance", "precision", "recall")
 
 
 @pytest.fixture
-def judged(data_dir, whole_run, tmp_path, monkeypatch):
-    """judged("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
+def evaluated(data_dir, whole_run, tmp_path, monkeypatch):
+    """evaluated("--more arguments") evaluates a copy of the tiny run's model; returns (exit status, what was measured)."""
     for recipe in ("DIGITS", "CLOTHES"):
-        monkeypatch.setattr(judging, recipe, getattr(judging, recipe)._replace(epochs=1))
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", judging.PHOTOGRAPHS._replace(epochs=1, n_features=8))
+        monkeypatch.setattr(classifiers, recipe, getattr(classifiers, recipe)._replace(epochs=1))
+    monkeypatch.setattr(classifiers, "PHOTOS", classifiers.PHOTOS._replace(epochs=1, n_features=8))
     for name in ("model_epoch3.pt", "checkpoint.pt"):
         shutil.copy(whole_run / name, tmp_path)
 
@@ -69,8 +69,8 @@ def write_npz(path, images, labels=None):
 # ------------------------------------------------------------------------------------------------ samples of a model
 
 
-def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch):
-    status, first = judged()
+def test_results_are_added_and_the_judge_is_kept(evaluated, monkeypatch):
+    status, first = evaluated()
     assert status == 0 and len(first) == 1
     (measured,) = first
     assert [result["images"] for result in measured["results"]] == ["real test images", "samples", "samples"]
@@ -83,25 +83,29 @@ def test_results_are_added_and_the_judge_is_kept(judged, monkeypatch):
     assert measured["weights"] == "moving average" and measured["epoch"] == 3 and measured["measured"] == "samples"
     assert measured["sampler"] == "ddpm, 8 steps, seed 0, variance beta, clip_x0 False"
     assert "evaluate.py" in measured["command"]
-    monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
-    status, second = judged("--n_samples 2 --g_weight 0 1 --seed 1")
+    monkeypatch.setattr(classifiers, "train", None)  # a second training would fail
+    status, second = evaluated("--n_samples 2 --g_weight 0 1 --seed 1")
     assert status == 0 and second[:1] == first and len(second) == 2
     assert second[1]["results"][1] != first[0]["results"][1]  # other samples
-    status, third = judged()
+    status, third = evaluated()
     assert third[2]["results"] == first[0]["results"]  # the same samples, the same figures
 
 
-def test_the_figures_are_those_of_the_samples(judged, data_dir, tmp_path):
+def test_the_figures_are_those_of_the_samples(evaluated, data_dir, tmp_path):
     """Computed here, step by step, from samples drawn here."""
-    _, (measured,) = judged("--n_samples 2 --g_weight 1 --seed 5")
+    _, (measured,) = evaluated("--n_samples 2 --g_weight 1 --seed 5")
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
     y, _ = ddpm.sample(2, n_classes=10, g_weight=1, generator=torch.Generator().manual_seed(5))
     images = ((y.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     train_set = sources.load("mnist", data_dir, train=True)
-    judge = Judge().eval()
-    judge.load_state_dict(checkpoint.load(tmp_path / "judge_mnist_10x28x1.pt")["model"])
+    classifier = DigitClassifier().eval()
+    classifier.load_state_dict(checkpoint.load(tmp_path / "judge_mnist_10x28x1.pt")["model"])
     with torch.no_grad():
-        real, fake, logits = judge.features(to_float(train_set.images)), judge.features(images), judge(images)
+        real, fake, logits = (
+            classifier.features(to_float(train_set.images)),
+            classifier.features(images),
+            classifier(images),
+        )
     found = measured["results"][1]
     assert found["judge_accuracy"] == (logits.argmax(1) == torch.arange(10).repeat(2)).float().mean()
     expected = metrics.frechet_distance(*metrics.moments(real), *metrics.moments(fake))
@@ -110,10 +114,10 @@ def test_the_figures_are_those_of_the_samples(judged, data_dir, tmp_path):
     assert [found["precision"], found["recall"]] == pytest.approx(metrics.precision_recall(real[some], fake), abs=0.051)
 
 
-def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
+def test_accuracy_counts_the_class_asked_for(evaluated, monkeypatch):
     """A sampler that draws exactly the class asked for has 100 %, one that is a class off has 0 %."""
 
-    class Brightness(Judge):
+    class Brightness(DigitClassifier):
         def forward(self, x):
             return torch.eye(10)[(x.mean(dim=(1, 2, 3)) * 10).round().long().clamp(0, 9)]
 
@@ -124,9 +128,9 @@ def test_accuracy_counts_the_class_asked_for(judged, monkeypatch):
             return (k / 10).view(-1, 1, 1, 1).expand(-1, 1, 28, 28), None
 
         monkeypatch.setattr("ddpm.DDPM.sample", sample)
-        monkeypatch.setattr(reference, "trusted_judge", lambda *_: (Brightness().eval(), 1.0))
-        monkeypatch.setattr(judging, "for_inference", lambda judge: judge)
-        _, measured = judged()
+        monkeypatch.setattr(reference, "load_or_train", lambda *_: (Brightness().eval(), 1.0))
+        monkeypatch.setattr(classifiers, "for_inference", lambda classifier: classifier)
+        _, measured = evaluated()
         assert [result["judge_accuracy"] for result in measured[-1]["results"][1:]] == [accuracy, accuracy]
 
 
@@ -142,7 +146,7 @@ def test_samples_are_drawn_in_parts_and_kept_as_bytes(whole_run, monkeypatch):
     assert sizes[3:] == [25, 5] and len(images) == 30 and labels is None
 
 
-def test_an_interruption_loses_no_result(judged, monkeypatch, tmp_path):
+def test_an_interruption_loses_no_result(evaluated, monkeypatch, tmp_path):
     draw = reference.draw_samples
 
     def interrupted(ddpm, n_classes, n_samples, w, *more):
@@ -156,21 +160,21 @@ def test_an_interruption_loses_no_result(judged, monkeypatch, tmp_path):
         return json.loads((tmp_path / "metrics.json").read_text())
 
     monkeypatch.setattr(measure, "draw_samples", interrupted)
-    status, measured = judged("--n_samples 1 --g_weight 0 1 2")
+    status, measured = evaluated("--n_samples 1 --g_weight 0 1 2")
     assert status == 130 and len(measured) == 2 and measured[0] == {"of": "another process"}
     assert [result.get("guidance_weight") for result in measured[1]["results"]] == [None, 0, 1]
 
 
-def test_the_report_is_written_again_where_there_is_one(judged, tmp_path):
-    judged("--n_samples 1 --g_weight 1")
+def test_the_report_is_written_again_where_there_is_one(evaluated, tmp_path):
+    evaluated("--n_samples 1 --g_weight 1")
     assert not (tmp_path / "report.html").exists()
     write_report(tmp_path)
-    judged("--n_samples 1 --g_weight 7")
+    evaluated("--n_samples 1 --g_weight 7")
     assert "<td>7</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_halves_of_a_set_are_near_and_noise_is_far(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DIGITS", judging.DIGITS._replace(epochs=1, n_features=8))
+    monkeypatch.setattr(classifiers, "DIGITS", classifiers.DIGITS._replace(epochs=1, n_features=8))
     images, labels = render_digits(1600, seed=0)
     half, test = (
         ImageSet(images[part], labels[part], list("0123456789"), "rendered") for part in (slice(800), slice(800, None))
@@ -187,44 +191,44 @@ def test_halves_of_a_set_are_near_and_noise_is_far(tmp_path, monkeypatch):
     assert other["precision"] > 0.7 and other["recall"] > 0.7 and far["precision"] < 0.05
 
 
-def test_raw_weights_only_from_a_checkpoint(judged, capsys):
-    assert judged("--raw")[0] == 2
+def test_raw_weights_only_from_a_checkpoint(evaluated, capsys):
+    assert evaluated("--raw")[0] == 2
     assert "--raw needs a checkpoint.pt" in capsys.readouterr().err
-    status, measured = judged("--n_samples 1 --g_weight 0 --raw", "checkpoint.pt")
+    status, measured = evaluated("--n_samples 1 --g_weight 0 --raw", "checkpoint.pt")
     assert status == 0 and measured[0]["weights"] == "raw"
 
 
-def test_a_run_without_moving_average_is_called_raw(judged, tmp_path):
+def test_a_run_without_moving_average_is_called_raw(evaluated, tmp_path):
     content = checkpoint.load(tmp_path / "model_epoch3.pt")
     content["arguments"]["ema"] = 0.0
     checkpoint.save(tmp_path / "model_epoch3.pt", content)
-    assert judged()[1][0]["weights"] == "raw"
+    assert evaluated()[1][0]["weights"] == "raw"
 
 
-def test_other_kinds_of_files_are_named(judged, tmp_path, capsys):
-    assert judged()[0] == 0
-    judge = next(tmp_path.glob("judge_*.pt"))
+def test_other_kinds_of_files_are_named(evaluated, tmp_path, capsys):
+    assert evaluated()[0] == 0
+    classifier = next(tmp_path.glob("judge_*.pt"))
     capsys.readouterr()
-    assert judged(source=judge.name)[0] == 1
+    assert evaluated(source=classifier.name)[0] == 1
     assert "holds no 'spec'" in capsys.readouterr().err
-    content = checkpoint.load(judge)
-    checkpoint.save(judge, {**content, "model": {"weight": torch.zeros(1)}})
-    assert judged()[0] == 1
+    content = checkpoint.load(classifier)
+    checkpoint.save(classifier, {**content, "model": {"weight": torch.zeros(1)}})
+    assert evaluated()[0] == 1
     assert "do not fit" in capsys.readouterr().err
-    checkpoint.save(judge, {"model": content["model"]})  # as an earlier version wrote it
-    assert judged()[0] == 1
+    checkpoint.save(classifier, {"model": content["model"]})  # as an earlier version wrote it
+    assert evaluated()[0] == 1
     assert "delete the file" in capsys.readouterr().err
 
 
-def test_bad_files(judged, tmp_path, capsys):
-    assert judged(source="missing.pt")[0] == 1
+def test_bad_files(evaluated, tmp_path, capsys):
+    assert evaluated(source="missing.pt")[0] == 1
     (tmp_path / "text.pt").write_text("hello")
-    assert judged(source="text.pt")[0] == 1
+    assert evaluated(source="text.pt")[0] == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
     (tmp_path / "metrics.json").write_text('[{"kept": 1}]')
-    assert judged()[1][0] == {"kept": 1}
+    assert evaluated()[1][0] == {"kept": 1}
     (tmp_path / "metrics.json").write_text("{}")
-    assert judged()[0] == 2 and (tmp_path / "metrics.json").read_text() == "{}"
+    assert evaluated()[0] == 2 and (tmp_path / "metrics.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(
@@ -244,32 +248,32 @@ def test_bad_files(judged, tmp_path, capsys):
         ("--inpaint 3 --bits_per_dim 3", "not allowed with"),
     ],
 )
-def test_options_without_effect_are_refused(judged, words, reason, capsys):
-    assert judged(words) == (2, None)
+def test_options_without_effect_are_refused(evaluated, words, reason, capsys):
+    assert evaluated(words) == (2, None)
     assert reason in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ an .npz
 
 
-def test_an_npz_of_samples_has_the_figures_of_the_model(judged, tmp_path):
+def test_an_npz_of_samples_has_the_figures_of_the_model(evaluated, tmp_path):
     """Grey images, three times equal, become one channel again: else the judge would be another one."""
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
     images, labels = reference.draw_samples(ddpm, 10, 2, 1.0, seed=0)
     write_npz(tmp_path / "samples.npz", images, labels)
-    judged("--n_samples 2 --g_weight 1")
-    status, (of_model, of_npz) = judged("--dataset mnist", "samples.npz")
+    evaluated("--n_samples 2 --g_weight 1")
+    status, (of_model, of_npz) = evaluated("--dataset mnist", "samples.npz")
     assert status == 0 and of_npz["model"] == "samples.npz" and "sampler" not in of_npz
     assert of_npz["results"][0] == of_model["results"][0]
     assert of_npz["results"][1] == {k: v for k, v in of_model["results"][1].items() if k != "guidance_weight"}
     assert [file.name for file in tmp_path.glob("judge_*")] == ["judge_mnist_10x28x1.pt"]
 
 
-def test_grey_clothes_have_a_judge_of_one_channel(judged, tmp_path):
+def test_grey_clothes_have_a_judge_of_one_channel(evaluated, tmp_path):
     write_mnist(tmp_path, folder="FashionMNIST")
     tests = sources.load("fashion_mnist", tmp_path, train=False)
     write_npz(tmp_path / "samples.npz", tests.images, tests.labels)
-    status, (measured,) = judged("--dataset fashion_mnist", "samples.npz", tmp_path)
+    status, (measured,) = evaluated("--dataset fashion_mnist", "samples.npz", tmp_path)
     assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_fashion_mnist_10x28x1.pt"]
     of_tests, of_npz = measured["results"]
     assert of_npz["judge_accuracy"] == of_tests["judge_accuracy"]  # these are the same images
@@ -277,22 +281,22 @@ def test_grey_clothes_have_a_judge_of_one_channel(judged, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [None, np.full(12, -1)])
-def test_without_labels_there_is_no_accuracy(judged, data_dir, tmp_path, labels):
+def test_without_labels_there_is_no_accuracy(evaluated, data_dir, tmp_path, labels):
     images = sources.load("mnist", data_dir, train=False).images[:12]
     write_npz(tmp_path / "samples.npz", images, labels)
-    status, (measured,) = judged("--dataset mnist", "samples.npz")
+    status, (measured,) = evaluated("--dataset mnist", "samples.npz")
     assert status == 0 and measured["results"][0]["n_images"] == 12
     assert "judge_accuracy" in measured["results"][0] and "judge_accuracy" not in measured["results"][1]
 
 
-def test_a_coloured_npz_stays_coloured(judged, tmp_path):
+def test_a_coloured_npz_stays_coloured(evaluated, tmp_path):
     images = torch.randint(0, 256, (9, 3, 28, 28), dtype=torch.uint8)
     write_npz(tmp_path / "samples.npz", images)
-    assert judged("--dataset mnist", "samples.npz")[0] == 0
+    assert evaluated("--dataset mnist", "samples.npz")[0] == 0
     assert (tmp_path / "judge_mnist_10x28x3.pt").exists()
 
 
-def test_calls_for_an_npz_that_cannot_be(judged, tmp_path, capsys):
+def test_calls_for_an_npz_that_cannot_be(evaluated, tmp_path, capsys):
     images = torch.zeros(12, 1, 28, 28, dtype=torch.uint8)
     write_npz(tmp_path / "samples.npz", images, np.full(12, 10))
     write_npz(tmp_path / "few.npz", images[:3])
@@ -305,7 +309,7 @@ def test_calls_for_an_npz_that_cannot_be(judged, tmp_path, capsys):
         ("--dataset mnist", "few.npz", 2, "more than 3 of each are needed"),
         ("--dataset mnist", "missing.npz", 1, "there is no file"),
     ]:
-        assert judged(words, source) == (expected, None), words
+        assert evaluated(words, source) == (expected, None), words
         error = capsys.readouterr().err
         assert reason in error and len(error.strip().splitlines()) == 1
 
@@ -314,25 +318,25 @@ def test_calls_for_an_npz_that_cannot_be(judged, tmp_path, capsys):
 
 
 class FourFeatures:
-    """An extractor as clean-fid calls it: sums of the features of the judge that `judged` keeps."""
+    """An extractor as clean-fid calls it: sums of the features of the judge that `evaluated` keeps."""
 
     def __init__(self, file):
-        self.judge = Judge().eval()
-        self.judge.load_state_dict(checkpoint.load(file)["model"])
+        self.classifier = DigitClassifier().eval()
+        self.classifier.load_state_dict(checkpoint.load(file)["model"])
 
     def __call__(self, x):
         with torch.no_grad():
-            features = self.judge.features(F.interpolate(x[:, :1], (28, 28), mode="area") / 127.5 - 1)
+            features = self.classifier.features(F.interpolate(x[:, :1], (28, 28), mode="area") / 127.5 - 1)
             return 1e3 * features.view(len(x), 4, -1).sum(2)  # four sums: some features alone are always 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_fid_stands_beside_the_other_figures(judged, data_dir, tmp_path, monkeypatch):
+def test_fid_stands_beside_the_other_figures(evaluated, data_dir, tmp_path, monkeypatch):
     pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed (requirements-fid.txt)")
-    _, (before,) = judged("--n_samples 4 --g_weight 1")
+    _, (before,) = evaluated("--n_samples 4 --g_weight 1")
     extractor = FourFeatures(tmp_path / "judge_mnist_10x28x1.pt")
     monkeypatch.setattr(clean_fid, "_inception", lambda folder, device: extractor)
-    status, (_, measured) = judged("--n_samples 4 --g_weight 1 --fid")
+    status, (_, measured) = evaluated("--n_samples 4 --g_weight 1 --fid")
     assert status == 0
     ddpm, _ = checkpoint.load_model(tmp_path / "model_epoch3.pt", CPU, pick_amp("auto", CPU))
     train, test = (sources.load("mnist", data_dir, train=split).images for split in (True, False))
@@ -346,23 +350,23 @@ def test_fid_stands_beside_the_other_figures(judged, data_dir, tmp_path, monkeyp
         assert expected > 1 and result.pop("fid") == pytest.approx(expected, rel=1e-3) and result == old
 
 
-def test_without_cleanfid_the_judge_still_judges(judged, monkeypatch, capsys):
+def test_without_cleanfid_the_judge_still_judges(evaluated, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     monkeypatch.setitem(sys.modules, "cleanfid.fid", None)
-    status, (measured,) = judged("--n_samples 1 --g_weight 1 --fid")
+    status, (measured,) = evaluated("--n_samples 1 --g_weight 1 --fid")
     error = capsys.readouterr().err.strip()
     assert status == 0 and len(error.splitlines()) == 1 and "pip install -r requirements-fid.txt" in error
     assert all(figure in result and "fid" not in result for result in measured["results"] for figure in FIGURES)
 
 
-def test_without_the_weights_of_inception_the_judge_still_judges(judged, data_dir, monkeypatch, capsys):
+def test_without_the_weights_of_inception_the_judge_still_judges(evaluated, data_dir, monkeypatch, capsys):
     pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed (requirements-fid.txt)")
 
     def no_network(*_, **__):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    status, (measured,) = judged("--n_samples 1 --g_weight 1 --fid")
+    status, (measured,) = evaluated("--n_samples 1 --g_weight 1 --fid")
     error = capsys.readouterr().err.strip()
     assert status == 0 and len(error.splitlines()) == 1 and str(data_dir / clean_fid.INCEPTION) in error
     assert all("recall" in result and "fid" not in result for result in measured["results"])
@@ -371,10 +375,10 @@ def test_without_the_weights_of_inception_the_judge_still_judges(judged, data_di
 # ------------------------------------------------------------------------------------------------ bits per dimension
 
 
-def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "trusted_judge", None)  # no judge is needed
+def test_bits_per_dimension(evaluated, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "load_or_train", None)  # no judge is needed
     monkeypatch.setattr(measure, "AT_ONCE", 4)
-    status, (measured,) = judged("--bits_per_dim 6 --seed 3")
+    status, (measured,) = evaluated("--bits_per_dim 6 --seed 3")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bits per dimension"))
     (found,) = measured["results"]
     assert status == 0 and measured["bound_of"] == "the first 6 test images, each given its class"
@@ -397,14 +401,14 @@ def test_bits_per_dimension(judged, data_dir, tmp_path, monkeypatch, capsys):
     terms = [float(row["bits_per_dim"]) for row in rows]
     assert terms == pytest.approx((bound.terms.mean(dim=0) / 784 / math.log(2)).tolist(), rel=1e-5)
     assert found["figure"] == "bits_per_dim_model_epoch3.png" and measured["arithmetic"] == "float32"
-    again = judged("--bits_per_dim 6 --seed 3")[1][1]
+    again = evaluated("--bits_per_dim 6 --seed 3")[1][1]
     assert again["results"][0].pop("figure") == "bits_per_dim_model_epoch3_2.png"  # none is overwritten
     assert again == {**measured, "results": [{name: found[name] for name in found if name != "figure"}]}
     for name in ("bits_per_dim_model_epoch3.png", "bits_per_dim_model_epoch3_2.png"):
         assert (imageio.imread(tmp_path / name) < 128).any()
         assert name in write_report(tmp_path).read_text()
-    assert judged("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
-    assert judged("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
+    assert evaluated("--bits_per_dim 1")[1][2]["results"][0]["standard_error"] is None
+    assert evaluated("--bits_per_dim 1000")[1][3]["bound_of"].startswith("the first 20 test images")
 
 
 # ------------------------------------------------------------------------------------------------ without classes
@@ -425,11 +429,11 @@ def animals(tmp_path_factory):
     return folder
 
 
-def test_a_model_without_classes(judged, animals, tmp_path, monkeypatch):
+def test_a_model_without_classes(evaluated, animals, tmp_path, monkeypatch):
     shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
     drawn, sample = [], DDPM.sample
     monkeypatch.setattr(DDPM, "sample", lambda self, *a, **k: drawn.append((self, k)) or sample(self, *a, **k))
-    status, (measured,) = judged("--n_samples 9", "model_step2.pt", animals)
+    status, (measured,) = evaluated("--n_samples 9", "model_step2.pt", animals)
     assert status == 0 and [file.name for file in tmp_path.glob("judge_*")] == ["judge_afhq_cat_1x16x3.pt"]
     real, found = measured["results"]
     assert (real["images"], real["n_images"]) == ("real test images", 5)  # one in ten of the cats is held out
@@ -440,20 +444,20 @@ def test_a_model_without_classes(judged, animals, tmp_path, monkeypatch):
     assert ddpm.clip_x0 is True and ddpm.variance == "posterior"  # as train_afhq.py draws
     assert not {"clip_x0", "variance"} & set(arguments)
     assert measured["sampler"] == "ddpm, 6 steps, seed 0, variance posterior, clip_x0 True"
-    assert judged("--n_samples 9", "model_step2.pt", animals)[1][1] == measured
-    bits = judged("--bits_per_dim 3", "model_step2.pt", animals)[1][2]
+    assert evaluated("--n_samples 9", "model_step2.pt", animals)[1][1] == measured
+    bits = evaluated("--bits_per_dim 3", "model_step2.pt", animals)[1][2]
     assert bits["bound_of"] == "the first 3 test images" and bits["results"][0]["bits_per_dim"] > 0
 
 
-def test_a_data_set_of_one_class(judged, animals, tmp_path, monkeypatch):
+def test_a_data_set_of_one_class(evaluated, animals, tmp_path, monkeypatch):
     """datasets.load has 10 classes by default, and the model's file names none."""
     shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
     shutil.copytree(animals / "afhq" / "train" / "cat", tmp_path / "data" / "afhq" / "train" / "cat")
-    status, (measured,) = judged("--n_samples 9", "model_step2.pt", tmp_path / "data")
+    status, (measured,) = evaluated("--n_samples 9", "model_step2.pt", tmp_path / "data")
     assert status == 0 and measured["results"][1]["n_reference"] == 45
 
 
-def test_an_npz_of_noise_is_far_from_everything(judged, tmp_path):
+def test_an_npz_of_noise_is_far_from_everything(evaluated, tmp_path):
     """Of smooth images, red ones and blue ones, two disjoint halves are near each other, and noise is far from both."""
     generator = torch.Generator().manual_seed(0)
     slope = torch.linspace(0, 1, 16).view(16, 1)
@@ -469,31 +473,31 @@ def test_an_npz_of_noise_is_far_from_everything(judged, tmp_path):
     half = sources.load("folder", tmp_path / "data", False, n_classes=2, im_height=16, im_channels=3).images
     write_npz(tmp_path / "half.npz", half)
     for name in ("noise.npz", "half.npz", "half.npz"):
-        status, measured = judged("--dataset folder", name, tmp_path / "data")
+        status, measured = evaluated("--dataset folder", name, tmp_path / "data")
         assert status == 0
     far, near, again = (entry["results"][-1] for entry in measured)
     assert again == near and near["frechet_distance"] < 0.05 * far["frechet_distance"]
     assert max(far["precision"], far["recall"]) < 0.2 and min(near["precision"], near["recall"]) > 0.7
 
 
-def test_an_npz_of_one_class(judged, animals, tmp_path):
+def test_an_npz_of_one_class(evaluated, animals, tmp_path):
     dogs = sources.load("afhq", animals, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
     write_npz(tmp_path / "samples.npz", dogs.images, np.full(5, 7))  # labels say nothing where there are no classes
-    status, (measured,) = judged("--dataset afhq --data_class dog", "samples.npz", animals)
+    status, (measured,) = evaluated("--dataset afhq --data_class dog", "samples.npz", animals)
     assert status == 0 and "rotations of dog" in measured["results"][0]["features"]
     assert measured["results"][1]["n_reference"] == 45 and "judge_accuracy" not in measured["results"][1]
     of_tests, of_npz = ([result[name] for name in FIGURES] for result in measured["results"])
     assert of_npz == pytest.approx(of_tests)  # the same five images
 
 
-def test_what_a_model_without_classes_cannot_be_asked(judged, animals, tmp_path, capsys):
+def test_what_a_model_without_classes_cannot_be_asked(evaluated, animals, tmp_path, capsys):
     shutil.copy(animals / "log" / "model_step2.pt", tmp_path)
     for words, reason in [
         ("--g_weight 1", "--g_weight: the model has no classes"),
         ("--inpaint 2", "there are no classes to tell"),
         ("--n_samples 3", "more than 3 of each are needed"),
     ]:
-        assert judged(words, "model_step2.pt", animals) == (2, None)
+        assert evaluated(words, "model_step2.pt", animals) == (2, None)
         assert reason in capsys.readouterr().err
     content = checkpoint.load(tmp_path / "model_step2.pt")
     for name, value, reason in [
@@ -502,15 +506,15 @@ def test_what_a_model_without_classes_cannot_be_asked(judged, animals, tmp_path,
     ]:
         changed = {**content, "arguments": {**content["arguments"], name: value}}
         checkpoint.save(tmp_path / "model_step2.pt", changed)
-        assert judged("--n_samples 9", "model_step2.pt", animals) == (2, None)
+        assert evaluated("--n_samples 9", "model_step2.pt", animals) == (2, None)
         assert reason in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ completions
 
 
-def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypatch, data_dir):
-    status, (measured,) = judged("--inpaint 4 --mask random --seed 1")
+def test_completions_in_the_record_and_in_the_report(evaluated, tmp_path, monkeypatch, data_dir):
+    status, (measured,) = evaluated("--inpaint 4 --mask random --seed 1")
     assert status == 0 and measured["measured"] == "completions"
     assert measured["completions"] == "the first 4 test images, random hidden, no class given"
     names = {"judge_mnist_10x28x1.pt", "random1_hidden_judge_mnist_10x28x1.pt"}
@@ -525,7 +529,9 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     known = mask.expand_as(y) == 1
     assert by_input["known_error"] == pytest.approx((found - y)[known].abs().mean().item(), rel=1e-4)
 
-    _, (_, few) = judged("--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3 --jump_length 2")
+    _, (_, few) = evaluated(
+        "--inpaint 4 --mask random --seed 1 --method input --n_steps 5 --n_resample 3 --jump_length 2"
+    )
     assert few["sampler"] == "ddpm, 5 of 8 steps, seed 1" and [r["n_resample"] for r in few["results"]] == [3]
     found = ddpm.respaced(5).complete_image(
         y, mask, method="input", n_resample=3, jump_length=2, generator=torch.Generator().manual_seed(1)
@@ -533,7 +539,7 @@ def test_completions_in_the_record_and_in_the_report(judged, tmp_path, monkeypat
     off = (found - y)[known].abs().mean().item()
     assert few["results"][0]["known_error"] == pytest.approx(off, rel=1e-4) != by_input["known_error"]
 
-    _, (_, _, bottom) = judged("--inpaint 4")
+    _, (_, _, bottom) = evaluated("--inpaint 4")
     assert (tmp_path / "bottom_hidden_judge_mnist_10x28x1.pt").exists() and "bottom hidden" in bottom["completions"]
     page = write_report(tmp_path).read_text()
     assert "<h3>Completed images</h3>" in page and "<h3>Generated images</h3>" not in page

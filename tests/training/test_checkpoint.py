@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from common.console import CallError, RunError
-from networks.classifier import Judge
+from networks.classifier import DigitClassifier
 from training import checkpoint
 
 CPU = torch.device("cpu")
@@ -254,7 +254,7 @@ def test_files_that_are_no_models(refused, whole_run, tmp_path, kind):
     elif kind == "folder":
         file.mkdir()
     elif kind == "judge":
-        checkpoint.save(file, {"model": Judge(1, 10).state_dict()})
+        checkpoint.save(file, {"model": DigitClassifier(1, 10).state_dict()})
     elif kind != "missing":
         file.write_bytes({"truncated": good[: len(good) // 2], "text": b"hello\n", "empty": b""}[kind])
     messages = {"a flipped bit": "checksum", "folder": "no file", "missing": "no file", "judge": "holds no 'spec'"}

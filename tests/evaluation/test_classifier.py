@@ -1,4 +1,4 @@
-"""The judges: what they are shown in training, that they learn, that they are kept, and their features."""
+"""The classifiers: what they are shown in training, that they learn, that they are kept, and their features."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch.nn.functional as F
 from common.console import CallError, RunError
 from datasets.image_set import ImageSet, to_float
 from datasets.rendered_digits import render_digits
-from evaluation import judge as judging
-from evaluation.judge import (
+from evaluation import classifier as classifiers
+from evaluation.classifier import (
     CLOTHES,
     DIGITS,
-    PHOTOGRAPHS,
+    PHOTOS,
     accuracy_of,
     classify,
     features_of,
+    load_or_train,
     random_crops,
     recipe_for,
     rotated,
-    train_judge,
-    trusted_judge,
+    train,
 )
-from networks.classifier import Judge, PhotographJudge
+from networks.classifier import DigitClassifier, PhotoClassifier
 
-SMALL = PHOTOGRAPHS._replace(n_features=8, epochs=4, batch_size=32)
+SMALL = PHOTOS._replace(n_features=8, epochs=4, batch_size=32)
 
 
 def coloured(n, n_classes=3, seed=0):
@@ -44,9 +44,9 @@ def coloured(n, n_classes=3, seed=0):
 # ------------------------------------------------------------------------------------------------ the networks
 
 
-def test_files_of_judges_keep_their_meaning():
+def test_files_keep_their_meaning():
     """Names and shapes of the weights are those of the files that exist."""
-    weights = Judge().state_dict()
+    weights = DigitClassifier().state_dict()
     norms = [
         f"layers.{i}.{part}" for i in (1, 4, 8, 11, 15) for part in ["weight", "bias", "running_mean", "running_var"]
     ]
@@ -57,22 +57,22 @@ def test_files_of_judges_keep_their_meaning():
 
 
 @pytest.mark.parametrize(
-    "judge, width", [(Judge(1, 10), 128), (PhotographJudge(3, 4), 256), (PhotographJudge(3, 2, 8), 32)]
+    "classifier, width", [(DigitClassifier(1, 10), 128), (PhotoClassifier(3, 4), 256), (PhotoClassifier(3, 2, 8), 32)]
 )
-def test_features_are_what_the_last_layer_sees(judge, width):
-    judge.eval()
-    x = torch.randn(5, judge.layers[0].in_channels, 28, 28)
+def test_features_are_what_the_last_layer_sees(classifier, width):
+    classifier.eval()
+    x = torch.randn(5, classifier.layers[0].in_channels, 28, 28)
     with torch.no_grad():
-        features = judge.features(x)
+        features = classifier.features(x)
         assert features.shape == (5, width)
-        scale = 8 if isinstance(judge, PhotographJudge) else 1
-        torch.testing.assert_close(judge.layers[-1](features) / scale, judge(x))
+        scale = 8 if isinstance(classifier, PhotoClassifier) else 1
+        torch.testing.assert_close(classifier.layers[-1](features) / scale, classifier(x))
 
 
-def test_the_judge_of_photographs_takes_any_size_from_9_on():
-    judge = PhotographJudge(3, 10, 8)
-    assert [judge(torch.zeros(2, 3, size, size)).shape for size in (9, 28, 33)] == [(2, 10)] * 3
-    assert sum(p.numel() for p in PhotographJudge().parameters()) == 1_972_826
+def test_the_photo_classifier_takes_any_size_from_9_on():
+    classifier = PhotoClassifier(3, 10, 8)
+    assert [classifier(torch.zeros(2, 3, size, size)).shape for size in (9, 28, 33)] == [(2, 10)] * 3
+    assert sum(p.numel() for p in PhotoClassifier().parameters()) == 1_972_826
 
 
 # ------------------------------------------------------------------------------------------------ what they are shown
@@ -104,37 +104,37 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     digits = ImageSet(images, labels, list("0123456789"), "rendered")
     assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crop
     generator = torch.Generator().manual_seed(0)
-    y, _ = judging._training_examples(digits, torch.arange(4), None, DIGITS, generator)
+    y, _ = classifiers.training_batch(digits, torch.arange(4), None, DIGITS, generator)
     moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
     assert any(torch.equal(y, move) for move in moves)  # moved, as a whole, and that is all
 
     clothes = dataclasses.replace(digits, name="fashion_mnist")  # neither cropped nor coloured, but mirrored
     assert recipe_for(clothes) == CLOTHES and CLOTHES.flips and not CLOTHES.crop
-    judge = judging.new_judge(clothes, CLOTHES)
-    assert type(judge) is Judge and judge.layers[0].in_channels == 1
+    classifier = classifiers.new_classifier(clothes, CLOTHES)
+    assert type(classifier) is DigitClassifier and classifier.layers[0].in_channels == 1
     flip = torch.tensor([True, False, True, False])
-    y, _ = judging._training_examples(clothes, torch.arange(4), flip, CLOTHES, generator)
+    y, _ = classifiers.training_batch(clothes, torch.arange(4), flip, CLOTHES, generator)
     seen = to_float(images)
     seen[flip] = seen[flip].flip(3)
     assert any(torch.equal(y, seen.roll((dy, dx), dims=(2, 3))) for dy in range(-2, 3) for dx in range(-2, 3))
 
     photographs = coloured(1)
-    assert recipe_for(photographs) == PHOTOGRAPHS and PHOTOGRAPHS.flips
-    y, _ = judging._training_examples(photographs, torch.tensor([0]), torch.tensor([True]), PHOTOGRAPHS, generator)
+    assert recipe_for(photographs) == PHOTOS and PHOTOS.flips
+    y, _ = classifiers.training_batch(photographs, torch.tensor([0]), torch.tensor([True]), PHOTOS, generator)
     padded = F.pad(to_float(photographs.images).flip(3), [1] * 4, mode="reflect")  # 16 pixels: moved by one at most
     assert any(torch.equal(y, padded[:, :, i : i + 16, j : j + 16]) for i in range(3) for j in range(3))
 
 
 @pytest.mark.parametrize("flips", [True, False])
 def test_in_training_an_image_is_mirrored_by_turns(flips, monkeypatch):
-    shown, changed = [], judging._training_examples
+    shown, changed = [], classifiers.training_batch
 
     def watched(image_set, index, flip, *rest):
         shown.append((index, flip))
         return changed(image_set, index, flip, *rest)
 
-    monkeypatch.setattr(judging, "_training_examples", watched)
-    train_judge(coloured(40), seed=3, recipe=SMALL._replace(epochs=3, batch_size=20, flips=flips))
+    monkeypatch.setattr(classifiers, "training_batch", watched)
+    train(coloured(40), seed=3, recipe=SMALL._replace(epochs=3, batch_size=20, flips=flips))
     assert len(shown) == 6
     if flips:
         epochs = [torch.cat([flip for _, flip in shown[i : i + 2]]) for i in (0, 2, 4)]
@@ -148,7 +148,7 @@ def test_in_training_an_image_is_mirrored_by_turns(flips, monkeypatch):
 
 def test_examples_are_the_images_as_they_are():
     images = coloured(6)
-    y, labels = judging._examples(images, *images.batch(torch.arange(6)))
+    y, labels = classifiers._examples(images, *images.batch(torch.arange(6)))
     assert torch.equal(y, to_float(images.images)) and torch.equal(labels, images.labels)
 
 
@@ -157,7 +157,7 @@ def test_the_first_layer_whitens_the_patches():
     y = to_float(coloured(50).images)
     conv = nn.Conv2d(3, 60, 3, padding=1, bias=False)
     random = conv.weight.detach().clone()
-    judging.begin_with_principal_components(conv, y)
+    classifiers.start_with_principal_components(conv, y)
     weight = conv.weight.detach()
     patches = F.unfold(y, 3).transpose(0, 1).flatten(1)
     covariance = torch.cov(weight[:27].flatten(1) @ patches)
@@ -165,159 +165,167 @@ def test_the_first_layer_whitens_the_patches():
     assert (covariance.diag().diff() <= 1e-4).all() and covariance[0, 0] > 5 * covariance[5, 5]
     assert torch.equal(weight[27:54], -weight[:27]) and torch.equal(weight[54:], random[54:])
     narrow = nn.Conv2d(3, 8, 3, bias=False)
-    judging.begin_with_principal_components(narrow, y)
+    classifiers.start_with_principal_components(narrow, y)
     torch.testing.assert_close(narrow.weight, weight[:8])
 
 
-def test_layers_of_the_judge_of_photographs_begin_by_passing_on_their_input():
-    judge = PhotographJudge(3, 10, 24)
-    convolutions = [layer for layer in judge.layers[1:] if isinstance(layer, nn.Conv2d)]
+def test_layers_of_the_photo_classifier_begin_by_passing_on_their_input():
+    classifier = PhotoClassifier(3, 10, 24)
+    convolutions = [layer for layer in classifier.layers[1:] if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 6
     for conv in convolutions:
         x = torch.randn(2, conv.in_channels, 6, 6)
         torch.testing.assert_close(conv(x)[:, : conv.in_channels], x)
 
 
-def test_the_judge_of_photographs_starts_with_principal_components(monkeypatch):
-    monkeypatch.setattr(judging, "_train", lambda *_: None)
+def test_the_photo_classifier_starts_with_principal_components():
     weight, random = (
-        train_judge(coloured(40), recipe=SMALL._replace(whiten=w)).layers[0].weight for w in (True, False)
+        train(coloured(40), recipe=SMALL._replace(epochs=0, whiten=w)).layers[0].weight for w in (True, False)
     )
     assert weight.shape == (24, 3, 2, 2) and torch.equal(weight[12:], -weight[:12])
     assert not torch.equal(random[12:], -random[:12])
 
 
-def test_images_too_small_for_a_judge_are_refused():
-    for network, recipe in ((Judge, DIGITS), (PhotographJudge, SMALL)):
+def test_images_too_small_are_refused():
+    for network, recipe in ((DigitClassifier, DIGITS), (PhotoClassifier, SMALL)):
         least = network.least
         small = dataclasses.replace(coloured(4), images=torch.zeros(4, 3, least - 1, 40, dtype=torch.uint8))
-        with pytest.raises(CallError, match=f"needs images of {least} pixels or more each way, not {least - 1} x 40"):
-            train_judge(small, recipe=recipe)
+        with pytest.raises(CallError, match=f"at least {least} x {least} pixels, not {least - 1} x 40"):
+            train(small, recipe=recipe)
         assert network(3, 2, 8)(torch.zeros(2, 3, least, least)).shape == (2, 2)
 
 
 # ------------------------------------------------------------------------------------------------ they learn
 
 
-def test_the_judge_learns_digits():
-    images, labels = render_digits(3_000, seed=0)
+def test_the_classifier_learns_digits():
+    images, labels = render_digits(1_000, seed=0)
     names = [str(k) for k in range(10)]
-    judge = train_judge(ImageSet(images[:2_500], labels[:2_500], names, "rendered"))
-    assert isinstance(judge, Judge) and not judge.training
-    found = classify(judge, to_float(images[2_500:]))
-    assert (found == labels[2_500:]).float().mean() > 0.9
+    recipe = DIGITS._replace(n_features=16)
+    classifier = train(ImageSet(images[:800], labels[:800], names, "rendered"), recipe=recipe)
+    assert isinstance(classifier, DigitClassifier) and not classifier.training
+    found = classify(classifier, to_float(images[800:]))
+    assert (found == labels[800:]).float().mean() > 0.5
 
 
-def test_the_judge_of_photographs_learns_classes():
-    judge = train_judge(coloured(300), recipe=SMALL)
-    assert isinstance(judge, PhotographJudge) and accuracy_of(judge, coloured(90, seed=1)) > 0.95
+def test_the_photo_classifier_learns_classes():
+    classifier = train(coloured(300), recipe=SMALL)
+    assert isinstance(classifier, PhotoClassifier) and accuracy_of(classifier, coloured(90, seed=1)) > 0.95
 
 
 def test_without_classes_it_learns_rotations():
     train_set, test_set = coloured(300, n_classes=1), coloured(60, n_classes=1, seed=1)
-    judge = train_judge(train_set, recipe=SMALL)
-    assert judge.layers[-1].out_features == 4 and accuracy_of(judge, test_set) > 0.95
+    classifier = train(train_set, recipe=SMALL)
+    assert classifier.layers[-1].out_features == 4 and accuracy_of(classifier, test_set) > 0.95
     y, labels = rotated(to_float(test_set.images))
-    assert (classify(judge, y) == labels).float().mean().item() == accuracy_of(judge, test_set)
+    assert (classify(classifier, y) == labels).float().mean().item() == accuracy_of(classifier, test_set)
 
 
 @pytest.mark.parametrize("mirrors", [False, True])
-def test_a_judge_of_mirrored_images_answers_by_the_mean_over_both(mirrors):
-    judge = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
-    judge.mirrors = mirrors
+def test_a_classifier_of_mirrored_images_answers_by_the_mean_over_both(mirrors):
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    classifier.mirrors = mirrors
     y = to_float(coloured(60).images)
-    plain, mirrored = judge(y), judge(y.flip(3))
+    plain, mirrored = classifier(y), classifier(y.flip(3))
     expected = (plain + mirrored if mirrors else plain).argmax(1)
-    assert torch.equal(classify(judge, y, batch=25), expected) and not torch.equal(expected, mirrored.argmax(1))
-    assert torch.equal(classify(judge, y.flip(3)), expected) == mirrors
+    assert torch.equal(classify(classifier, y, batch=25), expected) and not torch.equal(expected, mirrored.argmax(1))
+    assert torch.equal(classify(classifier, y.flip(3)), expected) == mirrors
 
 
-def test_which_judges_ask_for_the_mirror_image():
+def test_which_classifiers_ask_for_the_mirror_image():
     """Neither digits nor quarter turns keep their meaning in a mirror."""
     digits = ImageSet(*render_digits(4, seed=0), list("0123456789"), "rendered")
     clothes = dataclasses.replace(digits, name="fashion_mnist")
     sets = {digits: False, clothes: True, coloured(6): True, coloured(6, n_classes=1): False}
     for image_set, mirrors in sets.items():
-        assert judging.new_judge(image_set, recipe_for(image_set)).mirrors is mirrors
+        assert classifiers.new_classifier(image_set, recipe_for(image_set)).mirrors is mirrors
 
 
 def test_training_has_one_outcome_and_any_length():
     """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
     train_set = coloured(5)
     for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
-        first, second = (train_judge(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
+        first, second = (train(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
-def test_a_judge_is_trained_once(n_classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=1))
-    file, train_set, test_set = tmp_path / "judge.pt", coloured(64, n_classes), coloured(20, n_classes, seed=1)
-    judge, accuracy = trusted_judge(file, train_set, test_set)
-    monkeypatch.setattr(judging, "train_judge", None)  # a second training would fail
-    again, same = trusted_judge(file, train_set, test_set)
+def test_a_classifier_is_trained_once(n_classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifiers, "PHOTOS", SMALL._replace(epochs=1))
+    file, train_set, test_set = tmp_path / "classifier.pt", coloured(64, n_classes), coloured(20, n_classes, seed=1)
+    classifier, accuracy = load_or_train(file, train_set, test_set)
+    monkeypatch.setattr(classifiers, "train", None)  # a second training would fail
+    again, same = load_or_train(file, train_set, test_set)
     assert accuracy == same and not again.training
-    assert torch.equal(features_of(judge, test_set.images), features_of(again, test_set.images))
+    assert torch.equal(features_of(classifier, test_set.images), features_of(again, test_set.images))
     for other in (coloured(64, n_classes, seed=2), coloured(63, n_classes)):
         with pytest.raises(RunError, match="other images.*delete the file"):
-            trusted_judge(file, other, test_set)
-    monkeypatch.setattr(judging, "PHOTOGRAPHS", SMALL._replace(epochs=2))
+            load_or_train(file, other, test_set)
+    monkeypatch.setattr(classifiers, "PHOTOS", SMALL._replace(epochs=2))
     with pytest.raises(RunError, match="recipe of another version"):
-        trusted_judge(file, train_set, test_set)
+        load_or_train(file, train_set, test_set)
 
 
 # ------------------------------------------------------------------------------------------------ features
 
 
-@pytest.mark.parametrize("judge", [Judge(3), PhotographJudge(3, 10, 8)])
-def test_features_of_images(judge):
-    for module in judge.modules():  # BatchNorms that do something
+@pytest.mark.parametrize("classifier", [DigitClassifier(3), PhotoClassifier(3, 10, 8)])
+def test_features_of_images(classifier):
+    for module in classifier.modules():  # BatchNorms that do something
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     images = coloured(23).images
-    features = features_of(judge, images, batch=10)
-    assert features.shape == (23, judge.layers[-1].in_features) and features.dtype == torch.float32
-    assert features.device.type == "cpu" and judge.training  # the judge is left as it was
+    features = features_of(classifier, images, batch=10)
+    assert features.shape == (23, classifier.layers[-1].in_features) and features.dtype == torch.float32
+    assert features.device.type == "cpu" and classifier.training  # the classifier is left as it was
     with torch.no_grad():
-        torch.testing.assert_close(features, judge.eval().features(to_float(images)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(features, classifier.eval().features(to_float(images)), rtol=1e-4, atol=1e-5)
     y = to_float(images)
-    assert torch.equal(features_of(judge, y + 0.003, batch=10), features)  # less than half a level of 256
-    assert torch.equal(features_of(judge, y.clamp(-1, 1) * 1e3), features_of(judge, y.sign()))  # beyond white is white
+    assert torch.equal(features_of(classifier, y + 0.003, batch=10), features)  # less than half a level of 256
+    assert torch.equal(
+        features_of(classifier, y.clamp(-1, 1) * 1e3), features_of(classifier, y.sign())
+    )  # beyond white is white
 
 
-def test_a_judge_sees_bytes_as_the_images_that_they_are():
+def test_a_classifier_sees_bytes_as_the_images_that_they_are():
     torch.manual_seed(0)
-    judge, images = PhotographJudge(3, 10, 8).eval(), coloured(23).images
+    classifier, images = PhotoClassifier(3, 10, 8).eval(), coloured(23).images
     with torch.no_grad():
-        judge.layers[-1].bias -= 8 * judge(to_float(images)).mean(0)  # no class is the largest everywhere
-        seen = judge(to_float(images)).argmax(1)
+        classifier.layers[-1].bias -= 8 * classifier(to_float(images)).mean(0)  # no class is the largest everywhere
+        seen = classifier(to_float(images)).argmax(1)
     assert len(set(seen.tolist())) > 1
-    assert torch.equal(classify(judge, images, batch=10), seen) and torch.equal(classify(judge, to_float(images)), seen)
+    assert torch.equal(classify(classifier, images, batch=10), seen) and torch.equal(
+        classify(classifier, to_float(images)), seen
+    )
 
 
-def test_judges_have_files_of_their_own():
-    assert judging.judge_name(coloured(3)) == "judge_folder_3x16x3.pt"
-    assert judging.judge_name(coloured(3, n_classes=1)) == "judge_folder_class 0_1x16x3.pt"
-    digits = ImageSet(*render_digits(2, seed=0), list("0123456789"), "mnist")
-    assert judging.judge_name(digits) == "judge_mnist_10x28x1.pt"  # as in files that exist
+def test_classifiers_have_files_of_their_own():
+    assert classifiers.file_name(coloured(3)) == "judge_folder_3x16x3.pt"
+    assert classifiers.file_name(coloured(3, n_classes=1)) == "judge_folder_class 0_1x16x3.pt"
+    digits = ImageSet(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), torch.arange(3), list("0123456789"), "mnist")
+    assert classifiers.file_name(digits) == "judge_mnist_10x28x1.pt"  # as in files that exist
+    recipe, number = classifiers.trained_on(digits).split(", images ")
+    assert recipe == "Judge 32 4 128 Adam 0.004 1e-05 0.05 False 0 False" and number == "3cfe85e95dfbe1fd"
+    recipe, _ = classifiers.trained_on(coloured(3)).split(", images ")
+    assert recipe == "PhotographJudge 64 16 128 _sgd 0.1 0.0012 0.1 True 16 True"
 
 
 def test_features_have_a_name():
-    judge, other = PhotographJudge(3, 3, 8), PhotographJudge(3, 3, 8)
-    name, number = judging.features_name(judge, coloured(3)).split(", no. ")
+    classifier, other = PhotoClassifier(3, 3, 8), PhotoClassifier(3, 3, 8)
+    name, number = classifiers.features_name(classifier, coloured(3)).split(", no. ")
     assert name == "32 features of a PhotographJudge that tells 3 classes (folder)"
-    assert len(number) == 8 and not judging.features_name(other, coloured(3)).endswith(number)  # other weights
-    other.load_state_dict(judge.state_dict())
-    assert judging.features_name(other, coloured(3)).endswith(number)
-    name = judging.features_name(PhotographJudge(3, 4, 8), coloured(3, n_classes=1))
+    assert len(number) == 8 and not classifiers.features_name(other, coloured(3)).endswith(number)  # other weights
+    other.load_state_dict(classifier.state_dict())
+    assert classifiers.features_name(other, coloured(3)).endswith(number)
+    name = classifiers.features_name(PhotoClassifier(3, 4, 8), coloured(3, n_classes=1))
     assert name.startswith("32 features of a PhotographJudge that tells the rotations of class 0 (folder), no. ")
 
 
 def test_large_images_are_judged_in_smaller_batches(monkeypatch):
     sizes = []
-    monkeypatch.setattr(judging, "to_float", lambda y: sizes.append(len(y)) or to_float(y))
-    judge = PhotographJudge(3, 3, 8).eval()
+    monkeypatch.setattr(classifiers, "to_float", lambda y: sizes.append(len(y)) or to_float(y))
+    classifier = PhotoClassifier(3, 3, 8).eval()
     for height in (16, 32, 320):
-        features_of(judge, torch.zeros(7 if height > 32 else 501, 3, height, height, dtype=torch.uint8))
+        features_of(classifier, torch.zeros(7 if height > 32 else 501, 3, height, height, dtype=torch.uint8))
     assert sizes == [500, 1, 500, 1, 5, 2]
