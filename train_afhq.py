@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         type=at_least(0),
         default=0,
         dest="n_workers",
-        help="processes that decode image files, at the first start",
+        help="threads that decode image files, at the first start",
     )
     add("--n_samples", type=at_least(1), default=64, help="pictures in a grid of samples")
     add(

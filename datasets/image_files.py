@@ -1,10 +1,10 @@
-"""From a picture file to pixels: the one place that knows what files of all kinds mean.
+"""From an image file to pixels, for files of all kinds.
 
-What becomes of a file: turned upright by its EXIF orientation; the first frame of an animation; transparent parts laid
-on white, as a viewer shows them; 16-bit grey scaled to 8 bits; every other colour mode converted by Pillow (embedded
-colour profiles are ignored); the square in its middle cut out; and that resized once, with Pillow's antialiased bilinear
-filter. It is the filter that `datasets.load` has for other sources, so that a set looks the same whichever way it came,
-and unlike the sharper ones it draws no bright or dark seams along edges.
+A file is turned upright by its EXIF orientation. Of an animation, the first frame is taken. Transparent parts become
+white, as in a viewer. 16-bit grey is scaled to 8 bits; Pillow converts every other colour mode and ignores colour
+profiles. The square in the middle is cut out and resized once, with Pillow's antialiased bilinear filter. That is the
+filter of `datasets.sources.load`, so that a data set looks the same whether it comes as files or not; sharper filters
+would draw bright and dark seams along edges.
 """
 
 from __future__ import annotations
@@ -16,57 +16,64 @@ from typing import Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from common.console import DataError, one_line
 
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # whatever the suffix: Pillow knows others that start programs
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # whatever the suffix; for others Pillow may start programs
 BITS, PHOTOMETRIC, BLACK_IS_ZERO = 258, 262, 1  # of the TIFF standard
 
 
 def read_images(files: Sequence[Path], size: Sequence[int], invert: bool = False) -> torch.Tensor:
-    """The pictures as uint8 [N, C, H, W], `size` being (C, H, W) with C = 1 or 3; with `invert`, black is white.
+    """Image files as uint8 [N, C, H, W]; `size` is (C, H, W) with C = 1 or 3. `invert` exchanges black and white.
 
-    DataError in one line if a file is no picture.
+    Raises DataError if a file is not an image.
     """
     channels, height, width = size
     mode = "L" if channels == 1 else "RGB"
-    images = torch.from_numpy(np.stack([_decoded(file, height, width, mode) for file in files]))
+    images = torch.from_numpy(np.stack([_decode_named(file, height, width, mode) for file in files]))
     return 255 - images if invert else images
 
 
 def read_mask(file: Path, height: int, width: int) -> torch.Tensor:
-    """A picture as a mask, float32 [1, 1, height, width]: 1 where it is bright (known), 0 where it is dark (hidden).
+    """An image file as a mask, float32 [1, 1, height, width]: 1 where it is bright (known), 0 where dark (hidden).
 
-    The middle square is taken, as of the pictures, so that a mask painted over a picture fits it. DataError as above.
+    The middle square is taken, as in `read_images`, so that a mask painted over an image fits it. Raises DataError.
     """
-    pixels = _decoded(file, height, width, "L", Image.Resampling.NEAREST)
+    pixels = _decode_named(file, height, width, "L", Image.Resampling.NEAREST)
     return torch.from_numpy(pixels > 127).float()[None]
 
 
-def _decoded(file: Path, *how: int | str) -> np.ndarray:
-    """`decode`, for a file that the user named: whatever is wrong with it becomes one line."""
+def _decode_named(
+    file: Path, height: int, width: int, mode: str, resample: int = Image.Resampling.BILINEAR
+) -> np.ndarray:
+    """`decode` for a file that the user named: any failure becomes a DataError."""
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     try:
-        return decode(file, *how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata, which users of the images cannot change
+            return decode(file, height, width, mode, resample)
     except Exception as error:
-        kinds = ", ".join(FORMATS)
-        raise DataError(f"{file} cannot be read as a picture ({one_line(error)}); these can: {kinds}") from None
+        raise DataError(
+            f"{file} cannot be read as an image ({one_line(error)}); these formats can: {', '.join(FORMATS)}"
+        ) from None
 
 
 def decode(
     file: Path | str, height: int, width: int, mode: str = "RGB", resample: int = Image.Resampling.BILINEAR
 ) -> np.ndarray:
-    """A picture file as uint8 [C, height, width], C = 3 for mode "RGB" and 1 for "L" (luminance, ITU-R BT.601).
+    """An image file as uint8 [C, height, width], C = 3 for mode "RGB" and 1 for "L" (luminance, ITU-R BT.601).
 
-    Raises some exception if it is none, if nobody knows what its numbers mean, and if it is suspiciously large.
+    Raises an exception of some kind if the file is not an image, if it does not say which number is white, and if it is
+    so large that it may be an attack.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata: nothing that a user of the images could mend
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=FORMATS) as image:
-            _check_white(image)
-            image = _to_rgb(ImageOps.exif_transpose(image))
+    with Image.open(file, formats=FORMATS) as opened:
+        # Pillow only warns up to twice this size, and warnings cannot be made errors for one thread alone.
+        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are suspiciously many")
+        _check_white(opened)
+        image = _to_rgb(ImageOps.exif_transpose(opened))
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((width, height), resample).convert(mode)
@@ -77,13 +84,13 @@ def _check_white(image: Image.Image) -> None:
     """ValueError if the pixels have more than 8 bits and the file does not say which number is white."""
     if not image.mode.startswith(("F", "I")):
         return
-    if image.format == "TIFF":  # may hold floats, signed numbers, 12 or 32 bits, and white as 0
+    if isinstance(image, TiffImageFile):  # may hold floats, signed numbers, 12 or 32 bits, and white as 0
         tags = image.tag_v2
         known = image.mode.startswith("I;16") and tags.get(BITS) == (16,) and tags.get(PHOTOMETRIC) == BLACK_IS_ZERO
     else:
-        known = image.format == "PNG"  # of which some releases of Pillow open 16 bits as "I"
+        known = image.format == "PNG"  # some releases of Pillow open 16-bit PNGs as "I"
     if not known:
-        raise ValueError("its pixels are no whole numbers of 8 or 16 bits, and nobody knows which of them is white")
+        raise ValueError("its pixels are not integers of 8 or 16 bits, and it does not say which number is white")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,38 +1,32 @@
 """Folders of image files, decoded once into one uint8 array and cached.
 
-    <root>/train/cat/0001.jpg ...      the folders' sorted names are the classes
-    <root>/test/cat/0001.jpg ...       the same classes; "val" instead of "test" will do
+    <root>/train/cat/0001.jpg ...      the sorted names of the folders are the classes
+    <root>/test/cat/0001.jpg ...       the same classes; the folder may also be called "val"
 
     images, labels, class_names = load_folder(Path("data/afhq"), train=True, size=64)
 
-What becomes of a file: see `datasets/image_files.py`.
+`datasets/image_files.py` says how a file becomes an image.
 
 Order: files are sorted by a hash of "class/file name". That shuffles them, so that the first N images are a fair sample
-of the classes, and it is the same order on every machine, whatever other files are added.
+of the classes. The order is the same on every machine, and other files that are added do not change it.
 
 Without a test folder, the first 10 % of each class in that order are held out as the test split, but no more than 500
 images altogether (and no fewer than one of each class that has two).
 
-The cache is a file <root>/<split>_<size>px.npz, or, where that cannot be written, one below ~/.cache/ddpm_images. It
-holds a fingerprint of the classes and of the files' names, sizes and times, and is made again when they change.
+The cache is the file <root>/<split>_<size>px.npz, or, if <root> is read-only, one below ~/.cache/ddpm_images. It holds
+a fingerprint of the classes and of the files' names, sizes and times, and is made again when these change.
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import errno
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,14 +39,12 @@ from common.files import atomic_write
 from datasets.image_files import decode
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-TEST_FOLDERS = ["test", "val"]
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
-BAD_SHARE = 100  # more than one undecodable file in 100 is no accident
-CHUNK = 64  # files per task: few enough that Ctrl-C need not wait long for the tasks under way
-VERSION = 3  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
-# The numbers of an OSError that are the fault of the file: None (Pillow); a link to nowhere, or to itself; a damaged
+BAD_SHARE = 100  # more than one damaged file in 100 stops the run
+VERSION = 4  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
+# Error numbers of an OSError that is the fault of the file: None (Pillow); a link to nowhere, or to itself; a damaged
 # file that points to before its beginning. Others (a permission, a disk or a network that fails) may pass.
-OWN_FAULTS = {None, errno.ENOENT, errno.ELOOP, errno.EINVAL}
+FILE_FAULTS = {None, errno.ENOENT, errno.ELOOP, errno.EINVAL}
 
 
 class ImageFile(NamedTuple):
@@ -61,13 +53,11 @@ class ImageFile(NamedTuple):
     order: str  # hash of `name`
     name: str  # "class/file name"
     label: int
-    size: int  # bytes
-    time: int  # of the last change of the content, nanoseconds; tar and `cp -p` set it back
-    changed: int  # of the last change of anything, `time` included, which nobody sets back (Windows: of its creation)
+    state: tuple[int, int, int]  # bytes, mtime, ctime (ns). `cp -p` and tar set mtime back; nobody can set ctime back
 
 
 class Decoded(NamedTuple):
-    """A split without the files that cannot be decoded: all that the cache holds, but for the fingerprint."""
+    """What the cache holds: a split without the files that cannot be decoded."""
 
     images: np.ndarray  # uint8 [N, 3, size, size]
     labels: np.ndarray  # int64 [N]
@@ -77,33 +67,31 @@ class Decoded(NamedTuple):
 def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple[Tensor, Tensor, list[str]]:
     """One split of the images below `root`: uint8 [N, 3, size, size], labels int64 [N], class names.
 
-    n_workers: processes that decode; 0 decodes in this one.
-    A file that cannot be decoded is named on stderr and left out. Raises DataError if that happens to more than 1 % of
-    the files, if one cannot be read at all, and if the folders are not as they should be.
+    n_workers: threads that decode; 0 is the same as 1.
+    A damaged file is named on stderr and left out. Raises DataError if more than 1 % of the files are damaged, if one
+    cannot be read at all, and if the folders are not as they should be.
     """
     folder, class_names, files = list_split(root, train)
+    # The files alone are not enough: a class without a test image also counts in the labels of the test split. No
+    # absolute path is in it, so that the folder can be moved.
+    fingerprint = hashlib.sha256(json.dumps([VERSION, size, class_names, files]).encode()).hexdigest()
     split = "train" if train else "test"
-    fingerprint = _fingerprint(class_names, files, size)
-    caches = _cache_files(root, f"{split}_{size}px.npz")
-    decoded = _read_cache(caches, fingerprint, size)
+    cache = _cache_file(root, f"{split}_{size}px.npz")
+    decoded = _read_cache(cache, fingerprint)
     if decoded is None:
-        processes = f" with {n_workers} processes" if n_workers else ""
-        print(f"decoding {len(files):,} {split} images in {folder}{processes} ...", flush=True)
-        decoded = _decode_split(folder, files, size, n_workers)
-        _write_cache(caches, fingerprint=np.array(fingerprint), **decoded._asdict())
+        print(f"decoding {len(files):,} {split} images in {folder} to {cache} ...", flush=True)
+        decoded = _decode_files(folder, files, size, max(1, n_workers))
+        _write_cache(cache, fingerprint, decoded)
     for line in decoded.left_out:
         print(os.path.join(folder, line), file=sys.stderr, flush=True)
     return torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), class_names
 
 
-# ---- Which files -----------------------------------------------------------------------------------------------------
-
-
 def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile]]:
-    """The folder that a split lies in, the class names, and the split's files in their final order."""
+    """The folder of a split, the class names, and the files of the split in their final order."""
     folder = root / "train"
     class_names = _class_folders(folder)
-    test_folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test_folder and not train:
         folder = test_folder
         odd = sorted(set(_class_folders(folder)) ^ set(class_names))
@@ -143,130 +131,76 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
             state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except OSError:  # such as a link to nowhere: decoding will fail, and say so
             state = 0, 0, 0
-        files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, *state))
+        files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, state))
     if not files:
         raise DataError(f"{folder / class_name} holds no images ({' '.join(sorted(SUFFIXES))}): add some or remove it")
     return sorted(files)
 
 
-# ---- From a file to pixels -------------------------------------------------------------------------------------------
+def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: int) -> Decoded:
+    images = np.empty((len(files), 3, size, size), np.uint8)
 
-
-def _decode_files(files: list[str], size: int) -> tuple[np.ndarray, list[str | None]]:
-    """uint8 [n, 3, size, size] of those that can be decoded, and for each file None or why it cannot.
-
-    What is no fault of the file stops the run: left out, the file would be missing for as long as the cache lasts.
-    """
-    images, faults = np.empty((len(files), 3, size, size), np.uint8), []
-    for file in files:
+    def decode_into(i: int) -> str | None:
+        """Fill images[i]; the result is None, or what is wrong with the file."""
+        path = os.path.join(folder, files[i].name)
         try:
-            images[faults.count(None)] = decode(file, size, size)
-            faults.append(None)
+            images[i] = decode(path, size, size)
         except MemoryError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno not in OWN_FAULTS:
-                raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or remove it") from error
-            faults.append(one_line(error))
-    return images[: faults.count(None)], faults
+            # Not the fault of the file: if it were left out, it would be missing for as long as the cache lasts.
+            if isinstance(error, OSError) and error.errno not in FILE_FAULTS:
+                raise DataError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it") from error
+            return one_line(error)
+        return None
 
-
-def _decode_split(folder: Path, files: list[ImageFile], size: int, n_workers: int) -> Decoded:
-    images, faults = np.empty((len(files), 3, size, size), np.uint8), []
-    paths = [os.path.join(folder, file.name) for file in files]
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    n = 0
-    with contextlib.closing(_decode_chunks(chunks, size, n_workers)) as results:
-        for decoded, chunk_faults in results:
-            images[n : n + len(decoded)] = decoded
-            n += len(decoded)
-            faults += chunk_faults
-    bad = [(file.name, fault) for file, fault in zip(files, faults) if fault]
+    # Threads suffice, because Pillow's decoding and resizing run without Python's lock.
+    with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
+        warnings.simplefilter("ignore")  # about metadata, which users of the images cannot change
+        faults = list(pool.map(decode_into, range(len(files))))  # an error, or Ctrl-C, cancels what has not begun
+    bad = [f"{file.name} cannot be decoded and is left out ({fault})" for file, fault in zip(files, faults) if fault]
     if len(bad) * BAD_SHARE > len(files):
-        (name, fault), n_bad = bad[0], f"{len(bad):,} of {len(files):,}"
-        raise DataError(f"{n_bad} files in {folder} cannot be decoded, such as {name} ({fault}). Repair or remove them")
-    labels = [file.label for file, fault in zip(files, faults) if not fault]
-    left_out = [f"{name} cannot be decoded and is left out ({fault})" for name, fault in bad]
-    return Decoded(images[:n], np.array(labels, np.int64), np.array(left_out, str))
+        raise DataError(
+            f"{len(bad):,} of {len(files):,} files in {folder} are damaged: repair or remove them. {bad[0]}"
+        )
+    good = [i for i, fault in enumerate(faults) if not fault]
+    labels = np.array([files[i].label for i in good], np.int64)
+    return Decoded(images[good] if bad else images, labels, np.array(bad, str))
 
 
-# ---- Several processes -----------------------------------------------------------------------------------------------
+def _cache_file(root: Path, name: str) -> Path:
+    """Beside the images, or in the user's own cache if that folder is read-only."""
+    if os.access(root, os.W_OK):
+        return root / name
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "ddpm_images", hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16], name)
 
 
-def _decode_chunks(chunks: list[list[str]], size: int, n_workers: int) -> Iterator[tuple[np.ndarray, list[str | None]]]:
-    """`_decode_files` of every chunk, in order. Closing the iterator ends the processes."""
-    if n_workers == 0:
-        yield from (_decode_files(chunk, size) for chunk in chunks)
-        return
-    with ProcessPoolExecutor(min(n_workers, len(chunks)), initializer=_start_worker) as pool:
-        futures = collections.deque(pool.submit(_decode_files, chunk, size) for chunk in chunks)
-        try:
-            while futures:
-                yield futures.popleft().result()  # out of the queue, so that decoded images are not kept there
-        except BrokenProcessPool as error:
-            raise DataError("a process that decodes images died, maybe of memory: take fewer --n_workers") from error
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-# ---- The cache -------------------------------------------------------------------------------------------------------
-
-
-def _fingerprint(class_names: list[str], files: list[ImageFile], size: int) -> str:
-    """A hash of all that decides what the cache holds. No absolute path is in it: a folder may be moved.
-
-    The files alone do not tell: a class of one image has none in the test split, and yet counts in the others' labels.
-    """
-    return hashlib.sha256(json.dumps([VERSION, size, class_names, files]).encode()).hexdigest()
-
-
-def _cache_files(root: Path, name: str) -> list[Path]:
-    """Where the cache may be: beside the images, or in the user's own cache where that cannot be written."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ddpm_images")
-    folder = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
-    return [root / name, home / folder / name]
-
-
-def _read_cache(caches: list[Path], fingerprint: str, size: int) -> Decoded | None:
-    """What the first cache that fits holds, or None."""
-    for cache in caches:
-        if not os.path.isfile(cache):
-            continue
-        try:
-            with np.load(cache, allow_pickle=False) as archive:  # has checksums: a changed byte is an error
-                if str(archive["fingerprint"]) != fingerprint:
-                    continue
-                images, labels, left_out = (archive[name] for name in Decoded._fields)
-            if images.shape != (len(labels), 3, size, size) or images.dtype != np.uint8 or labels.dtype != np.int64:
-                raise ValueError("it does not hold what it should")
-            return Decoded(images, labels, left_out)
-        except Exception as error:
-            print(f"{cache} is damaged ({one_line(error)}): decoding again", flush=True)
+def _read_cache(cache: Path, fingerprint: str) -> Decoded | None:
+    """What the cache holds, or None if it is not there, does not fit, or is damaged."""
+    try:
+        with np.load(cache, allow_pickle=False) as archive:  # has checksums: a changed byte is an error
+            if str(archive["fingerprint"]) == fingerprint:
+                return Decoded(*(archive[name] for name in Decoded._fields))
+    except FileNotFoundError:
+        pass
+    except MemoryError:
+        raise
+    except Exception as error:
+        print(f"{cache} is damaged ({one_line(error)}): decoding again", flush=True)
     return None
 
 
-def _write_cache(caches: list[Path], **arrays: np.ndarray) -> None:
-    """Write to the first place that takes it. Two processes may do so at once: each replaces the file whole."""
-    for place, cache in enumerate(caches):
-        try:
-            with atomic_write(cache) as temporary:
-                np.savez(temporary, **arrays)
-        except OSError as error:
-            fault = one_line(error)
-            continue
-        if place > 0:
-            print(f"{caches[0].parent} cannot be written: the decoded images are kept in {cache}", flush=True)
-        return
-    print(f"{caches[-1]} cannot be written ({fault}): the images are decoded anew next time", flush=True)
+def _write_cache(cache: Path, fingerprint: str, decoded: Decoded) -> None:
+    """Two processes may do so at once: each replaces the file as a whole."""
+    try:
+        with atomic_write(cache) as temporary:
+            np.savez(
+                temporary,
+                fingerprint=np.array(fingerprint),
+                images=decoded.images,
+                labels=decoded.labels,
+                left_out=decoded.left_out,
+            )
+    except OSError as error:
+        print(f"{cache} cannot be written ({one_line(error)}): the images are decoded again next time", flush=True)

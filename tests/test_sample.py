@@ -410,8 +410,8 @@ def test_wrong_calls(run, tmp_path, capsys, words, message):
     "words, message",
     [
         ("--inpaint missing.png", "there is no file missing.png"),
-        ("--inpaint {text}", "cannot be read as a picture"),
-        ("--inpaint {picture} --mask {text}", "cannot be read as a picture"),
+        ("--inpaint {text}", "cannot be read as an image"),
+        ("--inpaint {picture} --mask {text}", "cannot be read as an image"),
         ("--out {text}", "a.txt"),
         ("--npz 3 --out {text}", "a.txt"),
     ],

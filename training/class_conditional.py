@@ -30,7 +30,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add("--batch_size", type=at_least(1), default=256, help="images per training step")
     add("--n_epochs", type=at_least(1), default=20, help="passes over the training images")
     add("--log_dir", type=Path, help="folder of everything that the run writes")
-    add("--n_workers", type=at_least(0), default=0, help="processes that decode image files, at the first start")
+    add("--n_workers", type=at_least(0), default=0, help="threads that decode image files, at the first start")
     add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W",
         help="guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)")  # fmt: skip
