@@ -179,6 +179,9 @@ def test_posterior_by_integrating_bayes_theorem():
         close(B / A, mean, 1e-5)
     ddpm = suite_ddpm()
     x0, xt = torch.randn(5), torch.randn(5)
+    weight = {r"\bar\alpha_t": ddpm.alpha_bar_t[2], r"\bar\alpha_{t-1}": ddpm.alpha_bar_t[1], "x_0": 1.0, "x_t": 0.0}
+    weight.update({r"\beta_t": 1 - ddpm.alpha_t[2], r"\alpha_t": ddpm.alpha_t[2]})
+    assert round(value("F15", weight).item(), 1) == 0.6  # as the answer says
     for t in (1, 2, 100, 400):
         bars = {r"\bar\alpha_t": ddpm.alpha_bar_t[t].double(), r"\bar\alpha_{t-1}": ddpm.alpha_bar_t[t - 1].double()}
         known = {**bars, r"\beta_t": 1 - ddpm.alpha_t[t].double(), r"\alpha_t": ddpm.alpha_t[t].double()}
