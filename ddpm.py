@@ -229,7 +229,7 @@ class DDPM(nn.Module):
         n_sample: int = 4,
         size: Sequence[int] | None = None,
         n_classes: int | None = 10,
-        g_weight: float = 0.0,
+        g_weight: float | Sequence[float] = 0.0,
         classes: str | Sequence[int] | torch.Tensor | None = "all",
         clip_x0: bool | None = None,
         variance: str | None = None,

@@ -33,12 +33,12 @@ from datasets.image_set import one_hot, to_float
 from ddpm import DDPM
 from diffusion import inpainting
 from evaluation import npz
-from figures.images import HIDDEN, inpainting_figure, mixture_figure, sweep_figure
+from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint
 from training.signals import ended_by_signals
-from utils import plot_animation, plot_image
+from utils import plot_animation, plot_groups, plot_image
 
 # Which options each mode has, with their defaults; None where leaving the option out means something by itself.
 MODES = {
@@ -197,7 +197,7 @@ def draw_mixtures(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], co
     n_columns = sum(len(weights) + 2 for weights in mixtures)
     n_images = check_count(args.n_samples * n_columns)
     with free_names(args.out, "mixture") as paths, Progress(n_images) as progress:
-        advance = lambda t: progress.advance(args.n_samples / ddpm.n_timesteps)  # noqa: E731
+        advance = lambda t: progress.advance(n_images / 2 / ddpm.n_timesteps)  # noqa: E731
         mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed,
                        title(args, weight=True), advance)  # fmt: skip
     return paths
@@ -207,10 +207,13 @@ def draw_sweep(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], conte
     if not names:
         raise CallError("--guidance_sweep: the model has no classes")
     classes = chosen(args.classes, names)
+    n_images = check_count(len(classes) * len(args.guidance_sweep), "--guidance_sweep")
     with free_names(args.out, "guidance_sweep") as paths:
-        with Progress(len(classes) * len(args.guidance_sweep)) as progress:
-            advance = lambda t: progress.advance(len(classes) / ddpm.n_timesteps)  # noqa: E731
-            sweep_figure(paths[0], ddpm, names, classes, args.guidance_sweep, args.seed, title(args), advance)
+        with Progress(n_images) as progress:
+            advance = lambda t: progress.advance(n_images / ddpm.n_timesteps)  # noqa: E731
+            drawn = sample_weights(ddpm, 1, len(names), classes, args.guidance_sweep, args.seed, progress=advance)
+        groups = [(f"w = {w:g}", y) for w, (y, _) in drawn.items()]
+        plot_groups(paths[0], groups, [names[k] for k in classes], title(args))
     return paths
 
 
@@ -242,8 +245,10 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:
         advance = lambda t: progress.advance(n_images / n_steps)  # noqa: E731
-        inpainting_figure(paths[0], ddpm, images, masks, heads, args.n_samples, args.method, args.scale, c,
-                          args.g_weight, args.seed, title(args, how, weight=c is not None), advance, **walks)  # fmt: skip
+        generator = torch.Generator(ddpm.device).manual_seed(args.seed)
+        completed = ddpm.complete_image(images, masks, args.scale, args.method, c, args.g_weight, args.n_samples,
+                                        generator=generator, progress=advance, **walks)  # fmt: skip
+        inpainting_figure(paths[0], images, masks, completed, heads, title(args, how, weight=c is not None))
     return paths
 
 

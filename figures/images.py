@@ -1,96 +1,197 @@
-"""The figures that show what a model has learnt: what it draws, and what else it can be asked for."""
+"""Pictures that show what a model of images has learnt: its samples, the two processes, completions and mixtures."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
 
 from datasets.image_set import ImageSet, to_float
 from ddpm import DDPM
-from diffusion.inpainting import JUMP_LENGTH, mask_named
-from reporting.log_files import FEW, MOST_COLUMNS, shown_classes
+from diffusion.inpainting import mask_named
+from diffusion.noise import SharedNoise
+from reporting.log_files import FEW, MOST_COLUMNS
 from utils import new_figure, plain_axes, plot_animation, plot_groups, plot_image, write_figure
 
-if TYPE_CHECKING:
-    pass
+Report = Optional[Callable[[int], None]]  # called with t after each reverse step
 
-HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the exercise's test images
-# How the figure of a run completes images: what completes most of them to their true class (see README.md), in 491
-# steps, where plain sampling takes 400.
-COMPLETION = {"method": "input", "n_resample": 10, "jump_length": 5}
-COMPLETION_STEPS = 50
+FEW_STEPS = 50  # for figures that need not show how the model samples with all its steps
+HIDDEN = ["bottom"] * 3 + ["top"] * 3  # of the test images that a run completes
 MARKS = (0, 0.25, 0.5, 0.75, 0.99)  # of T: the times of the figures of the two processes
-# Classes between which there is something to see: by data set, and otherwise as among digits.
+# Similar classes, of which a mixture looks like something: by data set, and the digits for all others.
 MIXTURES = {"fashion_mnist": [(0, 3), (7, 9)], "cifar10": [(3, 5), (1, 9)], "cifar100": [(42, 43), (47, 52)]}
 DIGIT_MIXTURES = [(3, 8), (4, 9)]
 N_EXAMPLES = 6  # of each class in data.png; a third of it where there are many classes
 N_PROCESS = 10  # images in the figures of the two processes
 
 
-def draw_samples(
-    log_dir: Path,
+# ------------------------------------------------------------------------------------------------ samples
+
+
+def same_noise(
     ddpm: DDPM,
-    real_set: ImageSet,
-    mark: str,
-    g_weights: Sequence[float],
+    c: torch.Tensor,
+    n: int,
+    seed: int,
+    g_weight: float | Sequence[float] = 0.0,
+    mixture: str = "vector",
+    record: bool = False,
+    progress: Report = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples in groups of n, drawn in one batch: image i of every group has the same noise, at the start and in all steps.
+
+    Groups so differ by their conditions alone, and each is what DDPM.sample draws with a generator of this seed.
+
+    c: class vectors, float [G * n, n_classes], group after group. g_weight: one for all images, or one for each.
+    Returns the images, float32 [G * n, *size] on the CPU, and with `record` the steps, as DDPM.sample does.
+    """
+    noise = SharedNoise(torch.Generator(ddpm.device).manual_seed(seed), n)
+    y, steps = ddpm.sample(1, None, c.shape[1], g_weight, c, None, None, noise, mixture, record, progress)
+    return y.cpu(), steps
+
+
+def sample_weights(
+    ddpm: DDPM,
     n_samples: int,
+    n_classes: int,
+    classes: Sequence[int],
+    g_weights: Sequence[float],
     seed: int,
-    animate: bool = True,
-    progress: Callable[[str, int], None] | None = None,
-    classes: Sequence[int] | None = None,
-) -> None:
-    """A grid and, with `animate`, a GIF for each guidance weight: n_samples of each class, above real images of these.
+    record: bool = False,
+    progress: Report = None,
+) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
+    """n_samples of each of these classes for every guidance weight, all weights from the same noise and in one batch.
 
-    mark: the moment of training, such as 'epoch 3'. progress: called with (what is drawn, t) after each reverse step.
-    classes: which classes, as indices; by default those of `shown_classes`.
+    classes: indices below n_classes.
+    Returns for each weight what DDPM.sample does, on the CPU: images, float32 [N, C, H, W], class-fastest, and the steps
+    to them, float32 [S, N, C, H, W], S = 0 without `record`.
     """
-    n_classes = real_set.n_classes
-    classes = shown_classes(n_classes) if classes is None else list(classes)
-    names = [real_set.class_names[k] for k in classes]
-    real = real_rows(real_set, n_samples, classes)
-    for w in g_weights:
-        generator = torch.Generator(ddpm.device).manual_seed(seed)
-        report = (lambda t, w=w: progress(f"guidance weight {w:g}", t)) if progress else None
-        y_0, y_steps = ddpm.sample(n_samples, None, n_classes, w, classes, generator=generator, record=animate,
-                                   progress=report)  # fmt: skip
-        tail = f"_{mark.replace(' ', '')}_guidance_weight{w:g}"
-        plot_image(log_dir / f"generated_images{tail}.png", y_0.cpu(), real, names, f"{mark}, guidance weight {w:g}")
-        if animate:
-            plot_animation(log_dir / f"animation{tail}.gif", y_steps, ddpm.recorded_times(), len(names), names)
+    n = n_samples * len(classes)
+    c = torch.eye(n_classes)[list(classes)].repeat(n_samples * len(g_weights), 1)
+    weight_of_each = [w for w in g_weights for _ in range(n)]
+    y, steps = same_noise(ddpm, c, n, seed, weight_of_each, record=record, progress=progress)
+    return dict(zip(g_weights, zip(y.split(n), steps.split(n, dim=1))))
 
 
-def draw_applications(
-    log_dir: Path,
-    ddpm: DDPM,
-    real_set: ImageSet,
-    mark: str,
-    seed: int,
-    progress: Callable[[str, int], None] | None = None,
+def draw_grids(
+    log_dir: Path, samples: Mapping[float, torch.Tensor], real: torch.Tensor, names: Sequence[str], mark: str
 ) -> None:
-    """What else a trained model can be asked for: inpainting.png and, with two classes or more, mixture.png.
+    """A grid of the samples for each guidance weight {w: [N, C, H, W]}, above real images of the same classes.
 
-    seed, progress: see `draw_samples`.
+    mark: the moment of training, such as 'epoch 3'. names: of the classes.
     """
-    report = lambda what: (lambda t: progress(what, t)) if progress else None  # noqa: E731
+    for w, y in samples.items():
+        path = log_dir / f"generated_images_{mark.replace(' ', '')}_guidance_weight{w:g}.png"
+        plot_image(path, y, real, names, f"{mark}, guidance weight {w:g}")
+
+
+def draw_animations(
+    log_dir: Path, steps: Mapping[float, torch.Tensor], times: Sequence[int], names: Sequence[str], mark: str
+) -> None:
+    """A GIF of the steps to the samples for each guidance weight {w: [S, N, C, H, W]}, at the S times. Else: `draw_grids`."""
+    for w, frames in steps.items():
+        path = log_dir / f"animation_{mark.replace(' ', '')}_guidance_weight{w:g}.gif"
+        plot_animation(path, frames, times, len(names), names)
+
+
+# ------------------------------------------------------------------------------------------------ completions, mixtures
+
+
+def draw_completions(
+    log_dir: Path, ddpm: DDPM, real_set: ImageSet, mark: str, seed: int, progress: Report = None
+) -> None:
+    """inpainting.png: the first images of a set, one half of each hidden and completed, without a class.
+
+    README.md says which method completes most of them to their true class; it is the one used here.
+    """
     images = to_float(real_set.images[: len(HIDDEN)]).cpu()
     hidden = HIDDEN[: len(images)]
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
-    few = ddpm.respaced(min(COMPLETION_STEPS, ddpm.n_timesteps))
-    how = ", ".join(f"{name} {value}" for name, value in COMPLETION.items())
-    title = f"{mark}, half images completed ({how}, {few.n_timesteps} steps, no class)"
-    inpainting_figure(log_dir / "inpainting.png", few, images, masks,
-                      [f"{name} hidden" for name in hidden], seed=seed, title=title, progress=report("completions"),
-                      **COMPLETION)  # fmt: skip
-    names = list(real_set.class_names)
-    mixtures = [pair for pair in MIXTURES.get(real_set.name, DIGIT_MIXTURES) if max(pair) < len(names)] or [(0, 1)]
-    if len(names) > 1:
-        weights = [{k: 1 / len(mixture) for k in mixture} for mixture in mixtures]
-        mixture_figure(log_dir / "mixture.png", ddpm, names, weights, 4, 1.0, seed,
-                       f"{mark}, mixtures of classes, guidance weight 1", report("mixtures"))  # fmt: skip
+    few = ddpm.respaced(min(FEW_STEPS, ddpm.n_timesteps))
+    generator = torch.Generator(ddpm.device).manual_seed(seed)
+    completed = few.complete_image(images, masks, method="input", n_sample=5, n_resample=10, jump_length=5,
+                                   generator=generator, progress=progress)  # fmt: skip
+    how = f"method input, n_resample 10, jump_length 5, {few.n_timesteps} steps, no class"
+    inpainting_figure(log_dir / "inpainting.png", images, masks, completed, [f"{name} hidden" for name in hidden],
+                      f"{mark}, half images completed ({how})")  # fmt: skip
+
+
+def inpainting_figure(
+    path: Path,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    completed: torch.Tensor,
+    heads: Sequence[str],
+    title: str | None = None,
+) -> None:
+    """Write images, what is left of them under their masks (hidden pixels mid-grey), and their completions.
+
+    images: float [N, C, H, W] in [-1, 1]. masks: float [N, 1, H, W], 1 where the image is known. completed: float
+    [n * N, C, H, W], as of DDPM.complete_image. heads: one per image.
+    """
+    plot_groups(path, [("original", images), ("visible", images * masks), ("completed", completed)], heads, title)
+
+
+def draw_mixtures(log_dir: Path, ddpm: DDPM, real_set: ImageSet, mark: str, seed: int, progress: Report = None) -> None:
+    """mixture.png: two pairs of classes that look alike, mixed half and half; nothing for a set of one class."""
+    names = real_set.class_names
+    if len(names) < 2:
+        return
+    pairs = [pair for pair in MIXTURES.get(real_set.name, DIGIT_MIXTURES) if max(pair) < len(names)] or [(0, 1)]
+    few = ddpm.respaced(min(FEW_STEPS, ddpm.n_timesteps))
+    title = f"{mark}, mixtures of classes, guidance weight 1, {few.n_timesteps} steps"
+    mixture_figure(
+        log_dir / "mixture.png", few, names, [{a: 0.5, b: 0.5} for a, b in pairs], 4, 1.0, seed, title, progress
+    )
+
+
+def mixture_figure(
+    path: Path,
+    ddpm: DDPM,
+    class_names: Sequence[str],
+    mixtures: Sequence[dict[int, float]],
+    n_samples: int,
+    g_weight: float,
+    seed: int,
+    title: str | None = None,
+    progress: Report = None,
+) -> None:
+    """Write what lies between classes: for each mixture its classes alone, and the two ways of mixing them.
+
+    mixtures: {class index: weight}. "vector" and "scores" are those of diffusion/condition.py. A row has the same noise
+    in all columns (see `same_noise`). There are two batches, one for all columns but "scores".
+    """
+    mixed = torch.zeros(len(mixtures), len(class_names))
+    for row, weights in zip(mixed, mixtures):
+        row[list(weights)] = torch.tensor(list(weights.values()))
+    one_class = torch.eye(len(class_names))[[k for weights in mixtures for k in weights]]
+
+    def columns(c: torch.Tensor, mixture: str) -> list[torch.Tensor]:
+        c = c.repeat_interleave(n_samples, dim=0)
+        y, _ = same_noise(ddpm, c, n_samples, seed, g_weight, mixture, progress=progress)
+        return list(y.split(n_samples))
+
+    by_vector = columns(torch.cat([one_class, mixed]), "vector")
+    alone, vector = iter(by_vector), by_vector[len(one_class) :]
+    groups, heads = [], []
+    for weights, *both in zip(mixtures, vector, columns(mixed, "scores")):
+        n_blank = max(map(len, mixtures)) - len(weights)
+        row_of = [next(alone) for _ in weights] + [torch.full_like(both[0], math.nan)] * n_blank + both
+        groups.append((mixture_name(weights, class_names), torch.stack(row_of, dim=1).flatten(0, 1)))
+        heads.append([class_names[k] for k in weights] + [""] * n_blank + ["vector", "scores"])
+    plot_groups(path, groups, heads, title)
+
+
+def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
+    """{3: 0.5, 8: 0.5} as '3 + 8', other weights as '3*0.7 + 8*0.3'."""
+    equal = all(math.isclose(weight, 1 / len(weights)) for weight in weights.values())
+    return " + ".join(class_names[k] if equal else f"{class_names[k]}*{weight:g}" for k, weight in weights.items())
+
+
+# ------------------------------------------------------------------------------------------------ the data
 
 
 def real_rows(images: ImageSet, n_rows: int, classes: Sequence[int] | None = None) -> torch.Tensor:
@@ -131,110 +232,20 @@ def data_figure(path: Path, images: ImageSet) -> None:
         heads = [f"{name} ({count:,})" for name, count in zip(heads, counts)]
     n_columns, n_rows = (n_classes, N_EXAMPLES) if n_classes <= MOST_COLUMNS else (FEW, N_EXAMPLES // 3)
     groups, heads_of_groups = [], []
-    for start in range(
-        0, n_classes, n_columns
-    ):  # a last block that is not full is filled up with classes without images
+    for start in range(0, n_classes, n_columns):  # the last block is filled up with classes that have no images
         groups.append(("", real_rows(images, n_rows, range(start, start + n_columns))))
         heads_of_groups.append((heads[start : start + n_columns] + [""] * n_columns)[:n_columns])
     plot_groups(path, groups, heads_of_groups, title)
 
 
-def mixture_figure(
-    path: Path,
-    ddpm: DDPM,
-    class_names: Sequence[str],
-    mixtures: Sequence[dict[int, float]],
-    n_samples: int,
-    g_weight: float,
-    seed: int,
-    title: str | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write what lies between classes: for each mixture its classes alone, and the two ways of mixing them.
-
-    mixtures: {class index: weight}. "vector" is DDPM.sample(mixture='vector'), "scores" mixture='scores'. A row has
-    the same noise in all columns, from the start to the last step, so that columns differ by their condition alone.
-    progress: called with t after each reverse step of each column.
-    """
-
-    def column(c: torch.Tensor, mixture: str = "vector") -> torch.Tensor:
-        generator = torch.Generator(ddpm.device).manual_seed(seed)
-        y, _ = ddpm.sample(n_samples, None, len(class_names), g_weight, c[None], generator=generator, mixture=mixture,
-                           record=False, progress=progress)  # fmt: skip
-        return y.cpu()
-
-    one_class = torch.eye(len(class_names))
-    groups, heads = [], []
-    for weights in mixtures:
-        c = sum(weight * one_class[k] for k, weight in weights.items())
-        columns = [column(one_class[k]) for k in weights]
-        blank = [torch.full_like(columns[0], math.nan)] * (max(map(len, mixtures)) - len(weights))
-        columns += [*blank, column(c), column(c, "scores")]
-        groups.append((mixture_name(weights, class_names), torch.stack(columns, dim=1).flatten(0, 1)))
-        heads.append([class_names[k] for k in weights] + [""] * len(blank) + ["vector", "scores"])
-    plot_groups(path, groups, heads, title)
-
-
-def inpainting_figure(
-    path: Path,
-    ddpm: DDPM,
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    heads: Sequence[str],
-    n_samples: int = 5,
-    method: str = "mean",
-    scale: float = 1.0,
-    c: torch.Tensor | None = None,
-    g_weight: float = 0.0,
-    seed: int = 0,
-    title: str | None = None,
-    progress: Callable[[int], None] | None = None,
-    n_resample: int | None = None,
-    jump_length: int = JUMP_LENGTH,
-) -> None:
-    """Write images, what is left of them under their masks (hidden pixels mid-grey), and n_samples completions of each.
-
-    images: float [N, C, H, W] in [-1, 1]. masks: float [N, 1, H, W], 1 where the image is known. heads: one per image.
-    method, scale, c, g_weight, progress, n_resample, jump_length: see DDPM.complete_image.
-    """
-    generator = torch.Generator(ddpm.device).manual_seed(seed)
-    completed = ddpm.complete_image(images, masks, scale, method, c, g_weight, n_samples, n_resample=n_resample,
-                                    jump_length=jump_length, generator=generator, progress=progress).cpu()  # fmt: skip
-    groups = [("original", images), ("visible", images * masks), ("completed", completed)]
-    plot_groups(path, groups, heads, title)
-
-
-def sweep_figure(
-    path: Path,
-    ddpm: DDPM,
-    class_names: Sequence[str],
-    classes: Sequence[int],
-    g_weights: Sequence[float],
-    seed: int,
-    title: str | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write a row of one sample of each class for every guidance weight, all rows from the same noise."""
-    groups = []
-    for w in g_weights:
-        generator = torch.Generator(ddpm.device).manual_seed(seed)
-        y, _ = ddpm.sample(1, None, len(class_names), w, list(classes), generator=generator, record=False,
-                           progress=progress)  # fmt: skip
-        groups.append((f"w = {w:g}", y.cpu()))
-    plot_groups(path, groups, [class_names[k] for k in classes], title)
-
-
-def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
-    """{3: 0.5, 8: 0.5} as '3 + 8', other weights as '3*0.7 + 8*0.3'."""
-    equal = all(math.isclose(weight, 1 / len(weights)) for weight in weights.values())
-    return " + ".join(class_names[k] if equal else f"{class_names[k]}*{weight:g}" for k, weight in weights.items())
+# ------------------------------------------------------------------------------------------------ processes, bits
 
 
 def both_processes(
     ddpm: DDPM,
     x_0: torch.Tensor,
     seed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Report = None,
     c: torch.Tensor | None = None,
 ) -> tuple[dict[int, float], list[torch.Tensor], torch.Tensor]:
     """Samples on their way to noise, with one draw of noise each, and what the model makes of the last of these.
@@ -259,7 +270,7 @@ def process_figures(
     seed: int,
     c: torch.Tensor | None = None,
     heads: Sequence[str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Report = None,
 ) -> None:
     """forward_process.png: images on their way to noise, at 0, 25, 50, 75 and 99 % of T, with one draw of noise each.
     backward_process.png: what the model makes of the last of these, at the same times.

@@ -1,9 +1,9 @@
-"""The figures and the measurements of a model of points in the plane."""
+"""Pictures that show what a model of points in the plane has learnt."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import Sequence, Union
 
 import torch
 from matplotlib.axes import Axes
@@ -11,23 +11,14 @@ from matplotlib.figure import Figure
 
 from datasets.points import Chequerboard, TwoGaussians
 from ddpm import DDPM
-from figures.images import both_processes
+from figures.images import Report, both_processes
 from utils import new_figure, write_figure
 
-if TYPE_CHECKING:
-    pass
-
-Distribution = TwoGaussians | Chequerboard if TYPE_CHECKING else Any
+Distribution = Union[TwoGaussians, Chequerboard]
 
 N_SAMPLES = 5_000  # in the figures, and of the measurements
 FIELD_MARKS = (0.02, 0.1, 0.25, 0.5)  # of T: beyond these the arrows hardly change any more
 BLUE, RED = "#1f5fa8", "#c0392b"
-
-
-# ------------------------------------------------------------------------------------------------ measuring
-
-
-# ------------------------------------------------------------------------------------------------ drawing
 
 
 def _page(n_panels: int, size: float = 3.6, top: float = 0.55) -> tuple[Figure, list[Axes]]:
@@ -48,7 +39,8 @@ def _panel(axes: Axes, title: str, limit: float) -> None:
 
 def _scatter(axes: Axes, points: torch.Tensor, colour: str = BLUE, alpha: float = 0.5) -> None:
     # Rasterised points of one colour: 5,000 of them, small enough that the edges of a square can be seen.
-    axes.scatter(*points.cpu().numpy().T, s=2.5, color=colour, alpha=alpha, linewidths=0)
+    x, y = points.cpu().numpy().T
+    axes.scatter(x, y, s=2.5, color=colour, alpha=alpha, linewidths=0)
 
 
 def _density(axes: Axes, distribution: Distribution, limit: float, n: int = 240) -> None:
@@ -73,9 +65,7 @@ def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[
     _write(figure, path)
 
 
-def plot_processes(
-    log_dir: Path, ddpm: DDPM, distribution: Distribution, seed: int, progress: Callable[[int], None] | None = None
-) -> None:
+def plot_processes(log_dir: Path, ddpm: DDPM, distribution: Distribution, seed: int, progress: Report = None) -> None:
     """forward_process.png: points of the data at 0, 25, 50, 75 and 99 % of T, with one draw of noise.
     backward_process.png: what the model makes of the last of these, at the same times.
     """

@@ -12,7 +12,18 @@ import torch
 from common.console import HelpFormatter, at_least, in_range, values_from_call
 from common.machine import pick_amp, pick_device
 from datasets import sources
-from figures.images import N_PROCESS, data_figure, draw_applications, draw_samples, first_of_each, process_figures
+from figures.images import (
+    N_PROCESS,
+    data_figure,
+    draw_animations,
+    draw_completions,
+    draw_grids,
+    draw_mixtures,
+    first_of_each,
+    process_figures,
+    real_rows,
+    sample_weights,
+)
 from networks import fc
 from reporting.log_files import FEW, MOST_COLUMNS, shown_classes
 from training.arguments import add_method_arguments, add_running_arguments, refuse_useless
@@ -147,12 +158,19 @@ def draw_class_run(run: Trainer) -> None:
     seed = run.seed_for_pictures()
     animate = final or run.step // run.unit_steps % args.animate_every == 0
     classes = shown_classes(run.val_set.n_classes, args.show_classes)
-    draw_samples(run.log_dir, run.averaged, run.val_set, run.mark(), args.g_weight, args.n_samples, seed, animate,
-                 run.sampling_progress, classes)  # fmt: skip
+    names = [run.val_set.class_names[k] for k in classes]
+    report = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
+    drawn = sample_weights(run.averaged, args.n_samples, run.val_set.n_classes, classes, args.g_weight, seed, animate,
+                           report("samples"))  # fmt: skip
+    real = real_rows(run.val_set, args.n_samples, classes)
+    draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, names, run.mark())
+    if animate:
+        steps = {w: steps for w, (_, steps) in drawn.items()}
+        draw_animations(run.log_dir, steps, run.averaged.recorded_times(), names, run.mark())
     run.save_model()
     few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]
-    images, c, names = first_of_each(run.train_set, few)
-    process_figures(run.log_dir, run.averaged, images, seed, c, names,
-                    progress=lambda t: run.sampling_progress("processes", t))  # fmt: skip
+    images, c, few_names = first_of_each(run.train_set, few)
+    process_figures(run.log_dir, run.averaged, images, seed, c, few_names, progress=report("processes"))
     if final:
-        draw_applications(run.log_dir, run.averaged, run.val_set, run.mark(), seed, run.sampling_progress)
+        draw_completions(run.log_dir, run.averaged, run.val_set, run.mark(), seed, report("completions"))
+        draw_mixtures(run.log_dir, run.averaged, run.val_set, run.mark(), seed, report("mixtures"))

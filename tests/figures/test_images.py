@@ -16,33 +16,19 @@ from ddpm import DDPM
 from figures import images as image_figures
 from networks.Conditional_UNet import UNet
 from reporting import log_files
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The calls of plot_groups, instead of pictures: a list of (file name, {label: images}, heads)."""
-    calls = []
-
-    def plot_groups(path, groups, heads=None, title=None, n_columns=None):
-        calls.append((path.name, dict(groups), heads))
-
-    monkeypatch.setattr(image_figures, "plot_groups", plot_groups)
-    return calls
+from training import class_conditional
+from utils import plot_animation, plot_image
 
 
 @pytest.fixture
 def pages(monkeypatch):
-    """The calls of plot_groups and plot_image, instead of pictures, with all that they were given."""
+    """The calls of plot_groups, instead of pictures, with all that they were given."""
     calls = []
 
     def plot_groups(path, groups, heads=None, title=None, n_columns=None):
         calls.append(SimpleNamespace(name=path.name, groups=groups, heads=heads, title=title, n_columns=n_columns))
 
-    def plot_image(path, generated, real, class_names, title):
-        plot_groups(path, [("generated", generated), ("real", real)], class_names, title)
-
     monkeypatch.setattr(image_figures, "plot_groups", plot_groups)
-    monkeypatch.setattr(image_figures, "plot_image", plot_image)
     return calls
 
 
@@ -56,53 +42,63 @@ def ddpm():
     return DDPM(trained_unet().eval(), n_timesteps=4, beta2=0.5, device="cpu")
 
 
-def test_the_exercise_figure(ddpm, drawn, tmp_path):
-    """Six test images, the lower half hidden of three and the upper half of three, five completions of each."""
+# ------------------------------------------------------------------------------------------------ completions, mixtures
+
+
+@pytest.mark.parametrize("n_timesteps, steps", [(4, 4), (120, 50)])
+def test_the_exercise_figure(pages, tmp_path, n_timesteps, steps):
+    """Six test images, the lower half hidden of three and the upper half of three, five completions of each; in at most
+    50 steps, and the title says so."""
+    ddpm = DDPM(trained_unet().eval(), n_timesteps=n_timesteps, beta2=0.5, device="cpu")
     data = small_set(10)
-    image_figures.draw_applications(tmp_path, ddpm, data, 1, seed=0)
-    name, groups, heads = drawn[0]
-    assert name == "inpainting.png" and heads == ["bottom hidden"] * 3 + ["top hidden"] * 3
-    original, visible, completed = groups["original"], groups["visible"], groups["completed"]
+    image_figures.draw_completions(tmp_path, ddpm, data, "epoch 2", seed=0)
+    (page,) = pages
+    assert page.name == "inpainting.png" and page.heads == ["bottom hidden"] * 3 + ["top hidden"] * 3
+    assert page.title.startswith("epoch 2, ") and f" {steps} steps" in page.title
+    (_, original), (_, visible), (_, completed) = page.groups
     torch.testing.assert_close(original, data.images[:6].float() / 127.5 - 1)
     known = torch.ones(6, 1, 8, 8)
     known[:3, :, 4:] = 0
     known[3:, :, :4] = 0
     assert torch.equal(visible, torch.where(known == 1, original, 0.0))
     how = {"method": "input", "n_resample": 10, "jump_length": 5}
-    found = ddpm.complete_image(original, known, n_sample=5, generator=torch.Generator().manual_seed(0), **how)
-    torch.testing.assert_close(completed, found, rtol=1e-3, atol=1e-4)  # all of the 4 steps, in a schedule made anew
-    for j in range(5):
-        five = completed[6 * j : 6 * j + 6]
-        assert ((five - completed[:6]).abs().amax(dim=(1, 2, 3)) > 0.01).all() or j == 0
+    few = ddpm.respaced(steps)
+    found = few.complete_image(original, known, n_sample=5, generator=torch.Generator().manual_seed(0), **how)
+    torch.testing.assert_close(completed, found)
 
 
-@pytest.mark.parametrize("n_timesteps, steps", [(120, 50), (8, 8)])
-def test_the_exercise_figure_is_drawn_in_few_steps_and_says_so(n_timesteps, steps, monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setattr(image_figures, "inpainting_figure", lambda *arguments, **more: calls.append((arguments, more)))
-    ddpm = DDPM(trained_unet(), n_timesteps=n_timesteps, device="cpu")
-    image_figures.draw_applications(tmp_path, ddpm, small_set(1), "epoch 2", seed=0)
-    ((arguments, more),) = calls
-    assert arguments[1].n_timesteps == steps and ddpm.n_timesteps == n_timesteps
-    how = f"method input, n_resample 10, jump_length 5, {steps} steps, no class"
-    assert more["title"] == f"epoch 2, half images completed ({how})"
-
-
-def test_mixtures_of_the_classes_there_are(drawn, tmp_path):
+def test_mixtures_of_the_classes_there_are(pages, tmp_path):
     for n_classes, mixtures in ((10, ["c3 + c8", "c4 + c9"]), (9, ["c3 + c8"]), (5, ["c0 + c1"]), (1, [])):
-        drawn.clear()
-        torch.manual_seed(0)
-        net = type(trained_unet())(1, 8, n_classes, 8).eval()
-        image_figures.draw_applications(
-            tmp_path, DDPM(net, n_timesteps=2, device="cpu"), small_set(n_classes), 1, seed=0
-        )
-        found = [groups for name, groups, _ in drawn if name == "mixture.png"]
-        assert [list(groups) for groups in found] == ([mixtures] if mixtures else [])
+        pages.clear()
+        ddpm = DDPM(UNet(1, 8, n_classes, 8).eval(), n_timesteps=2, device="cpu")
+        image_figures.draw_mixtures(tmp_path, ddpm, small_set(n_classes), "epoch 1", seed=0)
+        assert [[label for label, _ in page.groups] for page in pages] == ([mixtures] if mixtures else [])
 
 
-def test_few_test_images_make_a_small_figure(ddpm, drawn, tmp_path):
-    image_figures.draw_applications(tmp_path, ddpm, small_set(10, n=2), 1, seed=0)
-    assert drawn[0][1]["original"].shape[0] == 2 and drawn[0][1]["completed"].shape[0] == 10
+def test_columns_of_a_mixture_differ_by_their_condition_alone(ddpm, pages, tmp_path):
+    """All of a row start from the same noise: each column is what `sample` draws with its condition and that seed."""
+    mixtures = [{3: 0.5, 8: 0.5}, {1: 0.75, 2: 0.5, 0: -0.25}]
+    image_figures.mixture_figure(tmp_path / "a.png", ddpm, [f"c{k}" for k in range(10)], mixtures, 2, 2.0, seed=5)
+    (page,) = pages
+    assert page.heads == [["c3", "c8", "", "vector", "scores"], ["c1", "c2", "c0", "vector", "scores"]]
+    for (_, images), weights in zip(page.groups, mixtures):
+        mixed = torch.zeros(10)
+        for k, weight in weights.items():
+            mixed[k] = weight
+        asked = [(torch.eye(10)[k], "vector") for k in weights] + [None] * (3 - len(weights))
+        for column, condition in enumerate([*asked, (mixed, "vector"), (mixed, "scores")]):
+            if condition is None:
+                assert images[column::5].isnan().all()
+                continue
+            c, mixture = condition
+            generator = torch.Generator().manual_seed(5)
+            expected, _ = ddpm.sample(2, g_weight=2.0, classes=c[None], generator=generator, mixture=mixture)
+            torch.testing.assert_close(images[column::5], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_few_test_images_make_a_small_figure(ddpm, pages, tmp_path):
+    image_figures.draw_completions(tmp_path, ddpm, small_set(10, n=2), "epoch 1", seed=0)
+    assert [len(images) for _, images in pages[0].groups] == [2, 2, 10]
 
 
 def test_a_finished_run_shows_them_and_its_report_too(whole_run):
@@ -115,14 +111,14 @@ def test_a_finished_run_shows_them_and_its_report_too(whole_run):
 
 def test_a_signal_while_they_are_drawn(train, whole_run, tmp_path, monkeypatch):
     """All epochs are done by then: resuming only draws."""
-    original = image_figures.inpainting_figure
+    original = class_conditional.draw_completions
 
-    def interrupted(*arguments, **options):
+    def interrupted(*arguments):
         signal.raise_signal(signal.SIGTERM)
-        original(*arguments, **options)
+        original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_figures, "inpainting_figure", interrupted)
+        patch.setattr(class_conditional, "draw_completions", interrupted)
         assert train(tmp_path / "log") == 128 + signal.SIGTERM
     assert not (tmp_path / "log" / "inpainting.png").exists()
     assert (tmp_path / "log" / "model_epoch3.pt").exists()
@@ -146,26 +142,29 @@ def test_twenty_classes_are_all_shown_and_of_more_some_that_are_spread():
         assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1  # different, and as even as can be
 
 
-def test_a_grid_of_a_hundred_classes_shows_ten_samples_of_these_very_classes(pages, tmp_path):
-    """With the noise of the seed, the class vectors of the classes that the heads name, and real images of them."""
-    torch.manual_seed(0)
-    ddpm = DDPM(UNet(1, 8, 100, 8).eval(), n_timesteps=3, beta2=0.5, device="cpu")
-    data = small_set(100, n=300)
-    image_figures.draw_samples(tmp_path, ddpm, data, "epoch 3", [1.0], 2, seed=5, animate=False)
-    (page,) = pages
-    shown = list(range(0, 100, 10))
-    assert page.name == "generated_images_epoch3_guidance_weight1.png" and page.heads == [f"c{k}" for k in shown]
-    (_, generated), (_, real) = page.groups
-    vectors = torch.eye(100)[shown]
-    expected, _ = ddpm.sample(2, None, 100, 1.0, vectors, generator=torch.Generator().manual_seed(5), record=False)
-    assert torch.equal(generated, expected) and generated.shape == (20, 1, 8, 8)
-    torch.testing.assert_close(real, data.images[shown + [100 + k for k in shown]].float() / 127.5 - 1)
+def test_weights_are_drawn_from_the_same_noise_and_each_as_sample_draws_it(ddpm):
+    """Of the classes that were asked for; with the steps if these are recorded."""
+    classes, weights = [7, 2, 4], (0.0, 3.0, -1.0)
+    for record in (True, False):
+        found = image_figures.sample_weights(ddpm, 2, 10, classes, weights, seed=5, record=record)
+        assert list(found) == list(weights)
+        for w, (y, steps) in found.items():
+            generator = torch.Generator().manual_seed(5)
+            expected = ddpm.sample(2, None, 10, w, classes, generator=generator, record=record)
+            torch.testing.assert_close(y, expected[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(steps, expected[1], rtol=1e-4, atol=1e-4)
 
 
-def test_a_grid_of_all_classes_is_what_sample_draws_by_default(ddpm, pages, tmp_path):
-    image_figures.draw_samples(tmp_path, ddpm, small_set(10), "epoch 1", [0], 2, seed=5, animate=False)
-    expected, _ = ddpm.sample(2, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(pages[0].groups[0][1], expected)
+def test_a_grid_and_an_animation_for_each_weight(tmp_path):
+    y, real = torch.rand(2, 4, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    image_figures.draw_grids(tmp_path, {0: y[0], 2.5: y[1]}, real, ["a", "b"], "epoch 3")
+    image_figures.draw_animations(tmp_path, {0: y[:, :2], 2.5: y[:, 2:]}, [1, 0], ["a", "b"], "epoch 3")
+    plot_image(tmp_path / "expected.png", y[1], real, ["a", "b"], "epoch 3, guidance weight 2.5")
+    plot_animation(tmp_path / "expected.gif", y[:, 2:], [1, 0], 2, ["a", "b"])
+    for kind, suffix in (("generated_images", ".png"), ("animation", ".gif")):
+        assert (tmp_path / f"{kind}_epoch3_guidance_weight0{suffix}").exists()
+        found = tmp_path / f"{kind}_epoch3_guidance_weight2.5{suffix}"
+        assert found.read_bytes() == (tmp_path / f"expected{suffix}").read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------ the data

@@ -19,9 +19,8 @@ from tiny_run import STEPS, TINY
 from common.machine import pick_amp
 from datasets.image_set import ImageSet
 from datasets.sources import load
-from figures import images as image_figures
 from figures.images import real_rows
-from training import checkpoint, trainer
+from training import checkpoint, class_conditional, trainer
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
 from utils import plot_image
@@ -141,13 +140,13 @@ def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_p
 
 
 def test_a_resumed_run_with_dropout_is_the_uninterrupted_run(train, signal_at, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_figures, "draw_applications", lambda *_: None)  # slow, and not asked about
+    monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)  # slow, and not asked about
     more = "--network unet --n_features 8 --dim_mults 1 2 --dropout 0.3 --n_epochs 1"
     assert train(tmp_path / "whole", more) == 0
     signal_at(2, signal.SIGUSR1)
     assert train(tmp_path / "log", more) == 128 + signal.SIGUSR1
     monkeypatch.undo()
-    monkeypatch.setattr(image_figures, "draw_applications", lambda *_: None)
+    monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)
     torch.manual_seed(99)  # as another process would stand elsewhere
     assert train(tmp_path / "log", f"{more} --resume") == 0
     assert_same_training(tmp_path / "whole", tmp_path / "log")
@@ -295,7 +294,9 @@ def test_a_new_learning_rate_acts_after_resuming(train, tmp_path, capsys):
 
 def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch):
     """T = 20 reaches the live line while pictures are made before the first training step of a process."""
-    monkeypatch.setattr(image_figures, "draw_applications", lambda *_: None)  # slow, and the same whatever came before
+    monkeypatch.setattr(
+        class_conditional, "draw_completions", lambda *_: None
+    )  # slow, and the same whatever came before
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1") == 0
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1 --resume") == 0
     (tmp_path / "log" / "model_epoch1.pt").unlink()
