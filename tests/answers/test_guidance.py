@@ -1,4 +1,4 @@
-"""The formulas and numbers of answers/guidance.md and answers/comparisons.md; see test_answers.py for how."""
+"""The formulas and numbers of answers/guidance.md and answers/comparisons.md; see test_formulas.py for how."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_numbers_quoted_from_the_logs():
     text = sections(ROOT / "answers" / "guidance.md")["weights-0-1-and-3"]
     assert [r.get("guidance_weight") for r in results] == [None, 0, 1, 3]
     for name, key, scale, digits in (
-        ("judge sees the class asked for", "judge_accuracy", 100, 0),
+        ("accuracy of the classifier", "judge_accuracy", 100, 0),
         ("precision (fidelity)", "precision", 1, 2),
         ("recall (diversity)", "recall", 1, 2),
         ("Frechet distance to the training images", "frechet_distance", 1, 1),
