@@ -25,14 +25,14 @@ from reporting.checks import (
     LEVELS,
     Check,
     check_changes,
+    check_config,
     check_metrics,
     check_model_files,
     check_others,
     check_pictures,
     check_strangers,
-    read_settings,
 )
-from reporting.log_reading import Folder, Unreadable, printable
+from reporting.reader import MOST_ENTRIES, Folder, Unreadable, printable
 
 KINDS = {"classes": "class-conditional run", "steps": "run without classes", "points": "run on points"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
@@ -45,7 +45,7 @@ def check_folder(path: Path, resample: str | None = None, judges: Any = None) ->
     if path.name == "index.html" and path.is_file():
         return None
     try:
-        check = Check(Folder(path))
+        check = Check(Folder(path, MOST_ENTRIES))
     except Unreadable as error:
         check = Check(None)
         check.say("problem", path.name, str(error))
@@ -63,7 +63,7 @@ def check_folder(path: Path, resample: str | None = None, judges: Any = None) ->
 
 
 def _all_checks(check: Check, resample: str | None, judges: Any) -> None:
-    read_settings(check)
+    check_config(check)
     check_others(check)
     if check.settings is not None:
         check.say("ok", "config.json", f"{KINDS[check.settings.kind]} on {check.settings.dataset}")

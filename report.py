@@ -16,6 +16,7 @@ import sys
 
 from reporting.index import write_index
 from reporting.page import write_report
+from reporting.reader import Unreadable
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
             except NotADirectoryError as error:
                 print(f"report.py: {error}", file=sys.stderr)
                 status = 2
-            except OSError as error:
+            except (OSError, Unreadable) as error:
                 print(f"report.py: cannot write the page of {folder}: {error}", file=sys.stderr)
                 status = status or 1
     return status

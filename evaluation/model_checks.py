@@ -16,9 +16,10 @@ from datasets import sources
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from evaluation.classifier import classify, file_name, load_or_train, tells_rotations
-from reporting.checks import Check, grid_name, last_model
+from reporting.checks import Check
 from reporting.grids import flat
-from reporting.log_reading import MOST_BYTES, printable
+from reporting.log_files import grid_name, model_name
+from reporting.reader import MOST_BYTES, printable
 from training.checkpoint import load_model
 from training.seeds import PICTURES, seed_for
 from utils import min_max_scale
@@ -37,12 +38,12 @@ def check_models(check: Check, names: Sequence[str], resample: str | None) -> No
     """
     for name in names:
         ddpm = _check_model(check, name)
-        if ddpm is not None and resample and name == last_model(check.settings):
+        if ddpm is not None and resample and name == model_name(check.settings.unit, check.settings.last):
             _resample(check, name, resample)
 
 
 def _load(path: Path, check: Check, amp: torch.dtype | None = None, device: str = "cpu") -> tuple[DDPM, dict[str, Any]]:
-    if check.folder.size(path.name) > MOST_BYTES[".pt"]:
+    if check.folder.files[path.name] > MOST_BYTES[".pt"]:
         raise RunError(f"{path} is larger than {MOST_BYTES['.pt'] / 2**30:.0f} GB, and was not read")
     return load_model(path, torch.device(device), amp)
 
@@ -86,7 +87,7 @@ def _resample(check: Check, name: str, which: str) -> None:
     if which == "one":
         weights = [min(weights, key=lambda w: abs(w or 0))]
     for w in weights:
-        grid = grid_name(settings, settings.last, w)
+        grid = grid_name(settings.unit, settings.last, w)
         if grid not in check.generated:
             check.say("note", grid, "was not drawn again: there is nothing to compare with")
             continue
@@ -150,7 +151,7 @@ class Judges:
             return
         chance = 1 / len(settings.class_names)
         for w in settings.g_weights:
-            name = grid_name(settings, settings.last, w)
+            name = grid_name(settings.unit, settings.last, w)
             if name not in check.generated:
                 continue
             images = check.generated[name]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from common.files import finite
-from reporting.grids import Grid, ends_elsewhere, read_images, what_is_wrong, wrong_images
-from reporting.log_files import POINT_DATA, shown_classes
-from reporting.log_reading import Folder, Unreadable, printable
+from reporting.grids import ends_elsewhere, read_images, what_is_wrong, wrong_images
+from reporting.log_files import KNOWN, MODEL, animation_name, grid_name, model_name
+from reporting.reader import Folder, Unreadable, printable
+from reporting.run import Settings, read_settings
 
 POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
 HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
-MOST_SETS = 1000  # of pictures: a run with more of them is looked at by its last one
 BLOWN_UP = 1.5  # a last loss so many times the lowest one has risen
 LEVELS = ("ok", "note", "problem")
 
@@ -24,42 +22,6 @@ class Finding(NamedTuple):
     level: str  # of LEVELS
     what: str  # the file
     text: str
-
-
-class Settings(NamedTuple):
-    """What config.json tells of a run, as far as it can be believed."""
-
-    kind: str  # "classes": counted in epochs; "steps": without classes, counted in steps; "points"
-    unit: str  # "epoch" or "step"
-    dataset: str
-    last: int  # epochs or steps asked for
-    every: int  # pictures every so many
-    animate_every: int
-    g_weights: tuple[float, ...]
-    class_names: tuple[str, ...]  # all of them
-    shown: tuple[int, ...]  # those in the grids
-    n_samples: int
-    height: int
-    channels: int
-    T: int
-    seed: int
-    resumed_at: int  # the step of the last continuation: files before it may be of other settings
-    config: dict[str, Any]
-
-    def grid(self) -> Grid:
-        size = (self.height, self.height)
-        if self.kind == "classes":
-            names = tuple(self.class_names[k] for k in self.shown)
-            return Grid(size, names, len(names), (self.n_samples, self.n_samples))
-        n_columns = math.ceil(math.sqrt(self.n_samples))
-        return Grid(size, (), n_columns, (math.ceil(self.n_samples / n_columns),))
-
-    def due(self, done: int) -> list[int]:
-        """The epochs or steps up to `done` after which there are pictures."""
-        last = [self.last] if done >= self.last else []
-        if done // self.every > MOST_SETS:
-            return last
-        return sorted({*range(self.every, done + 1, self.every), *last})
 
 
 class Check:
@@ -100,7 +62,7 @@ class Check:
 # ------------------------------------------------------------------------------------------------ the run
 
 
-def read_settings(check: Check) -> None:
+def check_config(check: Check) -> None:
     """config.json -> check.settings; a problem, and None, if it is not there or makes no sense."""
     if not check.there("config.json", why="is missing: without it nobody knows what this run was"):
         return
@@ -108,58 +70,10 @@ def read_settings(check: Check) -> None:
     if config is None:
         return
     try:
-        check.settings = _settings(config)
+        check.settings = read_settings(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         check.say("problem", "config.json", f"does not tell what the run was: {reason}")
-
-
-def _settings(config: dict[str, Any]) -> Settings:
-    arguments, dataset = config["arguments"], config["dataset"]
-
-    def whole(name: str, lowest: int, highest: int, default: int | None = None) -> int:
-        value = arguments.get(name, default)
-        if type(value) is not int or not lowest <= value <= highest:
-            raise ValueError(f"{name} is {printable(value, 40)}, not a whole number from {lowest} to {highest}")
-        return value
-
-    steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
-    kind = "points" if points else "steps" if steps else "classes"
-    names = dataset.get("classes") or []
-    if type(names) is not list or not all(
-        type(name) is str and len(name) <= 100 and name.isprintable() for name in names
-    ):
-        raise ValueError("the classes of the data set are no list of names")
-    weights, shown = (), ()
-    if kind == "classes":
-        weights = arguments["g_weight"]
-        if type(weights) is not list or not 0 < len(weights) <= 100 or None in map(finite, weights):
-            raise ValueError("g_weight is no list of numbers")
-        if not 0 < len(names) <= 1000:
-            raise ValueError("the data set has no classes")
-        most = arguments.get("show_classes")
-        shown = shown_classes(len(names), most if type(most) is int and most > 0 else None)
-    resumed = [again["from_step"] for again in config.get("resumed") or []]
-    if not all(type(step) is int for step in resumed):
-        raise ValueError("a continuation does not say its step")
-    return Settings(
-        kind=kind,
-        unit="step" if steps else "epoch",
-        dataset=str(dataset.get("name", arguments.get("dataset"))),
-        last=whole("train_steps" if steps else "n_epochs", 1, 10**9),
-        every=whole("save_and_sample_every" if steps else "save_every", 1, 2**63 - 1),
-        animate_every=whole("animate_every", 1, 2**63 - 1, 1),
-        g_weights=tuple(weights),
-        class_names=tuple(names),
-        shown=tuple(shown),
-        n_samples=whole("n_samples", 1, 10_000, 1),
-        height=whole("im_height", 1, 1024, 28),
-        channels=whole("im_channels", 1, 3, 3 if steps else 1),
-        T=whole("n_timesteps", 1, 100_000),
-        seed=whole("seed", 0, 2**63 - 1),
-        resumed_at=max(resumed, default=0),
-        config=config,
-    )
 
 
 def check_changes(check: Check) -> None:
@@ -250,12 +164,6 @@ def check_pictures(check: Check) -> None:
         _check_samples(check)
 
 
-def grid_name(settings: Settings, mark: int, w: float | None) -> str:
-    if settings.kind == "classes":
-        return f"generated_images_epoch{mark}_guidance_weight{w:g}.png"
-    return f"samples_step{mark}.png"
-
-
 def _check_samples(check: Check) -> None:
     settings = check.settings
     real: tuple[str, np.ndarray] | None = None
@@ -267,12 +175,11 @@ def _check_samples(check: Check) -> None:
             if mark <= len(check.rows) else 0  # fmt: skip
         level = "note" if steps <= settings.resumed_at and not final else "problem"
         for w in settings.g_weights or (None,):
-            name = grid_name(settings, mark, w)
+            name = grid_name(settings.unit, mark, w)
             if check.there(name, level):
                 real = _check_grid(check, name, level, real) or real
             if animated:
-                gif = name.replace("generated_images", "animation").replace("samples_", "animation_")
-                gif = gif.replace(".png", ".gif")
+                gif = animation_name(settings.unit, mark, w)
                 if check.there(gif, level):
                     _check_animation(check, gif, check.generated.get(name), level)
 
@@ -337,28 +244,25 @@ def _only_samples(images: np.ndarray, settings: Settings) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ models
 
 
-def last_model(settings: Settings) -> str:
-    return f"model_{settings.unit}{settings.last}.pt"
-
-
 def check_model_files(check: Check) -> list[str]:
     """Are the models there that the run was to write? Returns the names of all that are (evaluation/model_checks.py reads
     them, which needs torch).
     """
     settings, files = check.settings, check.folder.files
-    last = last_model(settings)
+    last = model_name(settings.unit, settings.last)
     if check.done >= settings.last:
         n_bytes = 4 * (finite(settings.config.get("n_parameters")) or 0)
         large = n_bytes > HAND_IN
         why = f"is missing ({n_bytes / 1e6:.0f} MB: too large to hand in)" if large else "is missing"
         check.there(last, "note" if large else "problem", why)
     for mark in settings.due(min(check.done, settings.last)):
-        name = f"model_{settings.unit}{mark}.pt"
+        name = model_name(settings.unit, mark)
         if name != last:
             check.there(name, "note")
-    if settings.kind == "points" and not any(re.fullmatch(r"model_.+\.pt", name) for name in files):
-        return []
-    return sorted(name for name in files if re.fullmatch(r"(model_(epoch|step)\d+|checkpoint)\.pt", name))
+    models = [name for name in files if MODEL.fullmatch(name)]
+    if "checkpoint.pt" in files and (models or settings.kind != "points"):
+        models.append("checkpoint.pt")
+    return sorted(models)
 
 
 # ------------------------------------------------------------------------------------------------ the rest of the folder
@@ -392,9 +296,7 @@ def check_strangers(check: Check) -> None:
             check_figure(check, name)
         elif name.lower().endswith(".gif") and printable(name) not in told:
             check.use(check.folder.animation, name)
-    known = r"config\.json|metrics\.(csv|json)|report\.html|train\.log|samples\.(log|npz)|checkpoint\.pt"
-    known += r"|model_(epoch|step)\d+\.pt|.+\.(png|gif|csv)"
-    strange = sorted(name for name in check.folder.files if not re.fullmatch(known, name))
+    strange = sorted(name for name in check.folder.files if not KNOWN.fullmatch(name))
     if strange:
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         check.say("note", ", ".join(strange[:5]) + more, "no script of the suite writes this")

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 from html import escape
-from pathlib import Path
 from typing import Iterable, Sequence
 from urllib.parse import quote
 
-from reporting.reader import image_size
+from reporting.reader import Folder
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #575f68; --line: #d5dae0; --tint: #f5f6f8; --accent: #1f5fa8; color-scheme: light; }
@@ -140,17 +139,17 @@ def paragraph(text: str, css: str = "soft") -> str:
     return f'<p class="{css}">{escape(text)}</p>\n' if text else ""
 
 
-def figure(log_dir: Path, name: str, title: str, text: str = "", alt: str = "") -> str:
+def figure(folder: Folder, name: str, title: str, text: str = "", alt: str = "") -> str:
     """A picture that links to its file. Its caption is the title and, where there is one, the text."""
-    size = image_size(log_dir / name)
+    size = folder.image_size(name)
     shape = f' width="{size[0]}" height="{size[1]}"' if size else ""
     image = f'<img src="{link(name)}" alt="{escape(alt or title)}"{shape}>'
     return f'<figure><a href="{link(name)}">{image}</a>{_caption(title, text)}</figure>\n'
 
 
-def animation(log_dir: Path, name: str, still: str | None, title: str, alt: str, text: str = "") -> str:
+def animation(folder: Folder, name: str, still: str | None, title: str, alt: str, text: str = "") -> str:
     """A GIF, and what takes its place where it is paused: a picture in a box of the same shape, so that nothing jumps."""
-    size = image_size(log_dir / name)
+    size = folder.image_size(name)
     shape = f' width="{size[0]}" height="{size[1]}" style="aspect-ratio: {size[0]} / {size[1]}"' if size else ""
     moving = f'<img class="moving" src="{link(name)}" alt="{escape(alt)}"{shape} loading="lazy">'
     if still:

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from common.files import atomic_write, finite
 from reporting.html import POLICY, STYLE, page, paragraph, scroll
-from reporting.reader import Pictures, Run, image_size, read_run
-from reporting.tables import judged
+from reporting.run import Pictures, Run, read_run
+from reporting.tables import classifier_accuracy
 
 DEPTH = 4  # folders below the root: hand_ins/group/person/log/log_mnist
 MARKS = ("config.json", "metrics.csv", "report.html")  # a folder with one of these is a log folder
@@ -101,8 +101,9 @@ def _name(root: Path, folder: Path) -> str:
     return f'<td data-key="{escape(name)}"><a href="./{escape(target)}">{escape(name)}</a>{note}</td>'
 
 
-def _picture(root: Path, folder: Path, name: str | None) -> str:
-    size = image_size(folder / name) if name else None
+def _picture(root: Path, run: Run) -> str:
+    folder, name = run.folder.path, newest_grid(run.pictures)
+    size = run.folder.image_size(name) if name else None
     if not name or not size or size[0] * size[1] > MAX_PIXELS:
         return '<td data-key="">none</td>'
     source = escape(quote(os.fsencode((folder / name).relative_to(root))))
@@ -113,20 +114,20 @@ def _picture(root: Path, folder: Path, name: str | None) -> str:
 
 def _row(root: Path, folder: Path) -> str:
     """The line of one run."""
-    run: Run = read_run(folder)
+    run = read_run(folder)
     done, planned = run.progress()
     finished = planned is not None and done >= planned
     state = "finished" if finished else "stopped or running" if run.rows else "no figures"
     count = f"{done:,}" + (f" of {planned:,}" if planned is not None else "") + f" {run.unit}s"
     at = float(done) if run.rows else None
-    judge, data = judged(folder / "metrics.json"), run.table("dataset").get("name", "")
+    accuracy, data = classifier_accuracy(run.measured), run.table("dataset").get("name", "")
     network = run.table("spec").get("network", run.table("arguments").get("network", ""))
     losses = [run.last("train_loss"), run.last("val_loss")]
     return "".join([
-        "<tr>", _picture(root, folder, newest_grid(run.pictures)), _name(root, folder), _cell(str(data)),
+        "<tr>", _picture(root, run), _name(root, folder), _cell(str(data)),
         _cell(str(network)), _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
         _number(at, count), *(_number(loss, f"{loss or 0:.4g}") for loss in losses),
-        _number(judge and judge[1], f"{judge[1]:.1%} (w = {judge[0]:g})" if judge else ""), "</tr>\n",
+        _number(accuracy and accuracy[1], f"{accuracy[1]:.1%} (w = {accuracy[0]:g})" if accuracy else ""), "</tr>\n",
     ])  # fmt: skip
 
 

@@ -1,11 +1,35 @@
-"""What the figures of a log folder show and what to look for, by file name: the one place to name a new figure."""
+"""The file names of a log folder, and what each figure shows: the one place to name a new figure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Sequence
+import re
+from typing import NamedTuple, Sequence
 
-if TYPE_CHECKING:
-    pass
+MOMENT = r"_(?P<unit>epoch|step)(?P<number>\d+)"
+WEIGHT = r"(_guidance_weight(?P<weight>-?\d[\d.e+-]*))?"
+GRID = re.compile(rf"(generated_images|samples){MOMENT}{WEIGHT}\.png")
+ANIMATION = re.compile(rf"animation{MOMENT}{WEIGHT}\.gif")
+MODEL = re.compile(rf"model{MOMENT}\.pt")
+KNOWN = re.compile(
+    r"config\.json|metrics\.(csv|json)|report\.html|train\.log|samples\.(log|npz)|checkpoint\.pt"
+    r"|model_(epoch|step)\d+\.pt|.+\.(png|gif|csv)"
+)  # every file that a script of the suite writes
+
+
+def model_name(unit: str, number: int) -> str:
+    return f"model_{unit}{number}.pt"
+
+
+def grid_name(unit: str, number: int, weight: float | None) -> str:
+    """Name of a grid of samples. weight: the guidance weight; None for a run without classes."""
+    if weight is None:
+        return f"samples_{unit}{number}.png"
+    return f"generated_images_{unit}{number}_guidance_weight{weight:g}.png"
+
+
+def animation_name(unit: str, number: int, weight: float | None) -> str:
+    """Name of the animation that ends in the grid of the same arguments."""
+    return f"animation_{unit}{number}" + ("" if weight is None else f"_guidance_weight{weight:g}") + ".gif"
 
 
 class Caption(NamedTuple):
@@ -139,8 +163,6 @@ def _key(name: str) -> tuple[str, str]:
 
 
 MOST_COLUMNS = 20  # of a picture that nobody asked to be wider
-
-
 FEW = 10  # classes that a picture shows instead, where there are more
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import statistics
 from html import escape
@@ -22,12 +23,10 @@ from reporting.html import (
     stepper,
     table,
 )
-from reporting.index import write_index
 from reporting.log_files import MEASURED, MORE, NOISE, SAMPLES, caption, in_order
-from reporting.reader import Run, find_pictures, read_run
-from reporting.tables import judged, measured_tables
+from reporting.run import Run, read_run
+from reporting.tables import classifier_accuracy, measured_tables
 
-__all__ = ["find_pictures", "write_index", "write_report"]
 N_LAST = 10  # rows of metrics.csv that are shown
 
 WITH_CLASSES = (
@@ -69,7 +68,7 @@ def _head(run: Run) -> str:
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in lines if value not in (None, "")
     )
     return (
-        f"<header>\n<h1>{escape(run.path.resolve().name)}</h1>\n"
+        f"<header>\n<h1>{escape(run.folder.path.resolve().name)}</h1>\n"
         f'<p class="state">{escape(run.state())}</p>\n'
         + (f'<dl class="about">{about}</dl>\n' if about else "")
         + "</header>\n"
@@ -84,14 +83,13 @@ def _facts(run: Run) -> str:
         if measured:
             when = int(finite(measured[-1].get(run.unit)) or 0)
             facts.append((f"{name}, {run.unit} {when}", f"{finite(measured[-1][key]):.4g}"))
-    judge = judged(run.path / "metrics.json")
-    if judge:
-        facts.append((f"judge accuracy, w = {judge[0]:g}", f"{judge[1]:.1%}"))
-    seconds = [second for second in (finite(row.get("seconds")) for row in run.rows) if second]
-    if seconds:
+    accuracy = classifier_accuracy(run.measured)
+    if accuracy:
+        facts.append((f"judge accuracy, w = {accuracy[0]:g}", f"{accuracy[1]:.1%}"))
+    seconds, speeds = run.numbers("seconds"), run.numbers("images_per_second")
+    if any(seconds):
         facts.append(("training time", format_duration(sum(seconds))))
-    speeds = [speed for speed in (finite(row.get("images_per_second")) for row in run.rows) if speed]
-    if speeds:
+    if any(speeds):
         facts.append((f"{run.things} per second", f"{statistics.median(speeds):,.0f}"))
     n_parameters = finite(run.config.get("n_parameters"))
     if n_parameters:
@@ -114,7 +112,7 @@ def _grids(run: Run) -> str:
         figures = []
         for weight, name in weights.items():
             rows = f", guidance weight {weight}, generated rows above real ones" if weight else ""
-            figures.append(figure(run.path, name, _title(name, weight), alt=f"Samples after {moment}{rows}"))
+            figures.append(figure(run.folder, name, _title(name, weight), alt=f"Samples after {moment}{rows}"))
         steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "weights")))
     if not steps:
         return ""
@@ -129,13 +127,13 @@ def _animations(run: Run) -> str:
         figures = []
         for weight, name in weights.items():
             alt = f"The reverse process after {moment}" + (f", guidance weight {weight}" if weight else "")
-            figures.append(animation(run.path, name, found.still(name), _title(name, weight), alt))
+            figures.append(animation(run.folder, name, found.still(name), _title(name, weight), alt))
         steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "animations")))
     others = [name for name in found.others if name.lower().endswith(".gif")]
     more = []
     for name in others:
         title, text = caption(name)[1:] if not found.still(name) else (Path(name).stem, "The way to these samples.")
-        more.append(animation(run.path, name, found.still(name), title, title, text))
+        more.append(animation(run.folder, name, found.still(name), title, title, text))
     if not steps and not more:
         return ""
     unit = next(reversed(list(found.animations))).unit if steps else ""
@@ -157,7 +155,7 @@ def _figures(run: Run) -> dict[str, str]:
     for name in in_order(run.pictures.others):
         if not name.lower().endswith(".gif"):
             place, title, text = caption(name, run.things == "points")
-            found.setdefault(place, []).append(figure(run.path, name, title, text, alt=title))
+            found.setdefault(place, []).append(figure(run.folder, name, title, text, alt=title))
     return {place: pictures(figures) for place, figures in found.items()}
 
 
@@ -170,7 +168,7 @@ def _curves(run: Run) -> str:
         "Mean loss, and training loss by timestep. The mean goes flat long before training is done: watch the timesteps "
         "(small t: fine detail) and the samples."
     )
-    loss = [figure(run.path, "loss.png", "Loss curves", text)] if run.pictures.loss else []
+    loss = [figure(run.folder, "loss.png", "Loss curves", text)] if run.pictures.loss else []
     if not run.rows:
         return pictures(loss)
     names = [name for name in run.rows[0] if name]
@@ -224,10 +222,8 @@ def _how(run: Run) -> str:
             what = (f"{name} {again[name]}" for name in ("from_step", "started", "commit") if again.get(name))
             lines += [str(again.get("command", "resumed")), f"    resumed, {', '.join(what)}"]
     versions = ", ".join(f"{name} {version}" for name, version in run.table("versions").items())
-    files = sorted(
-        (path for path in run.path.glob("model_*.pt") if path.is_file()), key=lambda p: (len(p.name), p.name)
-    )
-    weights = ", ".join(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)  # model_epoch5 before 10
+    files = sorted(fnmatch.filter(run.folder.files, "model_*.pt"), key=lambda name: (len(name), name))  # 5 before 10
+    weights = ", ".join(f"{name} ({run.folder.files[name] / 1e6:.1f} MB)" for name in files)
     about = [("Versions", versions), ("Weights", weights)]
     return (f"<pre>{escape(chr(10).join(lines))}</pre>\n" if lines else "") + "".join(
         paragraph(f"{name}: {text}") for name, text in about if text
@@ -246,7 +242,7 @@ def write_report(log_dir: str | os.PathLike) -> Path:
     """
     run = read_run(log_dir)
     figures = _figures(run)
-    measured = measured_tables(run.path / "metrics.json", run.notes)
+    measured = measured_tables(run.measured, run.notes)
     expected = run.config.get("expected")
     parts = {
         SAMPLES: (_grids(run), figures.get(SAMPLES, "")),
@@ -266,8 +262,9 @@ def write_report(log_dir: str | os.PathLike) -> Path:
         contents(sections, list(parts)),
         *sections,
     ]
-    with atomic_write(run.path / "report.html") as temporary:
+    path = run.folder.path / "report.html"
+    with atomic_write(path) as temporary:
         # A lone surrogate from a damaged file has no UTF-8 form; a character reference does for it.
-        text = page(run.path.resolve().name, body)
+        text = page(run.folder.path.resolve().name, body)
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-    return run.path / "report.html"
+    return path

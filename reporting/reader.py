@@ -1,207 +1,187 @@
-"""What a log folder holds, as far as its report shows it. The folder may be anybody's: nothing in it is trusted.
+"""Reads the files of a log folder that may come from a stranger: nothing is executed, no link is followed.
 
-Files are read only if they are regular and not huge, no picture is decoded, and what cannot be read becomes a note.
+Only plain files directly in the folder are opened. Every file has a limit on its size, and the header of a picture is
+checked before it is decoded, so that no file can fill the memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import math
 import os
-import re
 import stat
 import struct
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Iterator, NamedTuple
 
-from common.files import finite
-from reporting.log_files import POINT_DATA
+import numpy as np
+from PIL import Image
 
-GRID = re.compile(
-    r"generated_images_(?P<unit>epoch|step)(?P<number>\d+)_guidance_weight(?P<weight>-?\d[\d.e+-]*)\.png"
-    r"|samples_(?P<unit2>step|epoch)(?P<number2>\d+)\.png"
-)
-ANIMATION = re.compile(
-    r"animation_(?P<unit>epoch|step)(?P<number>\d+)_guidance_weight(?P<weight>-?\d[\d.e+-]*)\.gif"
-    r"|animation_(?P<unit2>step|epoch)(?P<number2>\d+)\.gif"
-)
-MAX_BYTES = 50_000_000  # of a text file: far more than any run writes, and little enough to be read at once
+MOST_ENTRIES = 2000  # files in a folder
+MOST_BYTES = {".json": 16 * 2**20, ".csv": 16 * 2**20, ".png": 64 * 2**20, ".gif": 64 * 2**20, ".pt": 2**31}
+MOST_PIXELS = 16_000_000  # of a picture, or of one frame of an animation
+MOST_FRAMES, MOST_PIXELS_OF_FRAMES = 1000, 400_000_000
+HEADER = 24  # bytes of a PNG or GIF that tell its size
+GEOMETRY = "image grid"  # utils.GEOMETRY (importing utils loads matplotlib, which takes longer than most checks)
 
 
-class Moment(NamedTuple):
-    """A moment of the training, at which pictures were made: ('epoch', 12)."""
-
-    unit: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.unit} {self.number}"
+class Unreadable(ValueError):
+    """A file or folder that cannot be used, with the reason in one line."""
 
 
-class Pictures(NamedTuple):
-    """The pictures of a log folder, by file name."""
+class Picture(NamedTuple):
+    """A decoded PNG."""
 
-    grids: dict[Moment, dict[str, str]]  # moment -> guidance weight ("" for a run without classes) -> name, in order
-    animations: dict[Moment, dict[str, str]]
-    loss: str | None
-    others: list[str]
-
-    def still(self, gif: str) -> str | None:
-        """The picture that a GIF ends in: the grid of the same moment and weight, or samples.png for samples.gif."""
-        match = ANIMATION.fullmatch(gif)
-        if match:
-            moment, weight = _key(match)
-            return self.grids.get(moment, {}).get(weight)
-        name = f"{Path(gif).stem}.png"
-        return name if name in self.others else None
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    geometry: str | None  # where its images stand, as utils.py wrote it
 
 
-class Run(NamedTuple):
-    """A log folder, read."""
+class Animation(NamedTuple):
+    """What a check needs of a GIF."""
 
-    path: Path
-    config: dict  # of config.json, or {}
-    rows: list[dict[str, str]]  # of metrics.csv
-    pictures: Pictures
-    notes: list[str]  # what could not be read, in words for the page
-
-    def table(self, key: str) -> dict:
-        """A dict in the configuration; {} if it is missing or something else."""
-        value = self.config.get(key)
-        return value if isinstance(value, dict) else {}
-
-    @property
-    def unit(self) -> str:
-        """What the run counts in: 'epoch' or 'step'."""
-        in_steps = "train_steps" in self.table("arguments") or (
-            self.rows and finite(self.rows[-1].get("epoch")) is None
-        )
-        return "step" if in_steps else "epoch"
-
-    @property
-    def things(self) -> str:
-        """What the run learns: 'points' or 'images'."""
-        return "points" if str(self.table("dataset").get("name")) in POINT_DATA else "images"
-
-    def last(self, key: str) -> float | None:
-        """The newest finite value of a column of metrics.csv."""
-        values = (finite(row.get(key)) for row in reversed(self.rows))
-        return next((value for value in values if value is not None), None)
-
-    def progress(self) -> tuple[int, int | None]:
-        """How many epochs (or steps) are done, and how many were asked for, where that is known."""
-        planned = finite(self.table("arguments").get("train_steps" if self.unit == "step" else "n_epochs"))
-        return int(self.last(self.unit) or 0), None if planned is None else int(planned)
-
-    def state(self) -> str:
-        """How far the run has come, in words."""
-        done, planned = self.progress()
-        if not self.rows:
-            return f"no finished {self.unit} yet"
-        if planned is None:
-            return f"{done} {self.unit}s done"
-        if done >= planned:
-            return f"finished {done} of {planned} {self.unit}s"
-        return f"stopped at {self.unit} {done} of {planned} (or still running)"
+    geometry: str | None
+    n_frames: int
+    first: np.ndarray  # uint8 [H, W, 3]
+    last: np.ndarray
+    moves: bool  # does any frame differ from the one before?
 
 
-def read_run(log_dir: str | os.PathLike) -> Run:
-    """Read a log folder. Raises NotADirectoryError if there is none."""
-    path = Path(log_dir)
-    if not path.is_dir():
-        raise NotADirectoryError(f"{path} is not a folder")
-    notes: list[str] = []
-    config, rows = _read_config(path / "config.json", notes), _read_metrics(path / "metrics.csv", notes)
-    return Run(path, config, rows, find_pictures(path), notes)
+def printable(text: Any, most: int = 300) -> str:
+    """Text from a stranger on one line of a terminal: control and invisible characters as their escapes."""
+    text = str(text)[:most]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _key(match: re.Match) -> tuple[Moment, str]:
-    """Moment and guidance weight in the name of a grid or a GIF."""
-    unit, count = match["unit"] or match["unit2"], match["number"] or match["number2"]
-    return Moment(unit, int(count)), match["weight"] or ""
+class Folder:
+    """The entries of one folder. Raises Unreadable if it cannot be opened or has more than `most` entries.
 
+    files: size in bytes of each plain file, by name. others: what else is there, as {name: "link", "folder", ...}.
+    """
 
-def find_pictures(log_dir: str | os.PathLike) -> Pictures:
-    """The PNGs and GIFs of a log folder. Hidden files, empty ones, and files of other kinds are left out."""
-    paths = [path for path in Path(log_dir).iterdir() if path.suffix.lower() in (".png", ".gif")]
-    names = sorted(path.name for path in paths if path.name[0] != "." and path.is_file() and path.stat().st_size)
-    grids: dict[Moment, dict[str, str]] = {}
-    animations: dict[Moment, dict[str, str]] = {}
-    others = []
-    for name in names:
-        for pattern, found in ((GRID, grids), (ANIMATION, animations)):
-            match = pattern.fullmatch(name)
-            if match:
-                moment, weight = _key(match)
-                found.setdefault(moment, {})[weight] = name
-                break
+    def __init__(self, path: str | os.PathLike, most: float = math.inf):
+        self.path = Path(path)
+        self.files: dict[str, int] = {}
+        self.others: dict[str, str] = {}
+        try:
+            with os.scandir(path) as entries:
+                for n, entry in enumerate(entries):
+                    if n >= most:
+                        raise Unreadable(f"holds more than {most:,} files")
+                    self._add(entry)
+        except OSError as error:
+            raise Unreadable(f"cannot be read ({error.strerror})") from None
+
+    def _add(self, entry: os.DirEntry) -> None:
+        try:
+            about = entry.stat(follow_symlinks=False)
+        except OSError:
+            self.others[entry.name] = "file that cannot be read"
+            return
+        if stat.S_ISREG(about.st_mode):
+            self.files[entry.name] = about.st_size
         else:
-            if name != "loss.png":
-                others.append(name)
+            kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder"}
+            self.others[entry.name] = kinds.get(stat.S_IFMT(about.st_mode), "pipe or device")
 
-    def in_order(moments: dict) -> dict:
-        return {
-            moment: dict(sorted(moments[moment].items(), key=lambda item: finite(item[0]) or 0))
-            for moment in sorted(moments)
-        }
+    def read(self, name: str, head: bool = False) -> bytes:
+        """The bytes of a plain file, or only its first ones. Unreadable if it is missing, empty or too large."""
+        most = HEADER if head else MOST_BYTES[os.path.splitext(name)[1].lower()]
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            with open(os.open(self.path / name, flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise Unreadable("is no plain file")
+                content = file.read(most if head else most + 1)
+        except OSError as error:
+            raise Unreadable(f"cannot be read ({error.strerror})") from None
+        if len(content) > most:
+            raise Unreadable(f"is larger than {most / 2**20:.0f} MB, and was not read")
+        if not content:
+            raise Unreadable("is empty")
+        return content
 
-    return Pictures(in_order(grids), in_order(animations), "loss.png" if "loss.png" in names else None, others)
+    def json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name).decode("utf-8"))
+        except Unreadable:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"is no JSON ({printable(error, 80)})") from None
+
+    def csv(self, name: str) -> list[dict[str, str]]:
+        try:
+            text = self.read(name).decode("utf-8")
+            return list(csv.DictReader(io.StringIO(text, newline=""), restval="", restkey=""))
+        except Unreadable:
+            raise
+        except (ValueError, csv.Error) as error:
+            raise Unreadable(f"is no table ({printable(error, 80)})") from None
+
+    def image_size(self, name: str) -> tuple[int, int] | None:
+        """Width and height of a PNG or GIF in pixels; None if it is neither."""
+        try:
+            return _image_size(self.read(name, head=True), name)
+        except Unreadable:
+            return None
+
+    def picture(self, name: str) -> Picture:
+        """A PNG, decoded."""
+        with self._decoding(name, "PNG") as image:
+            return Picture(np.asarray(image.convert("RGB")), image.info.get(GEOMETRY))
+
+    def animation(self, name: str) -> Animation:
+        """A GIF: every frame is decoded, the first and the last are kept."""
+        with self._decoding(name, "GIF") as image:
+            size, n, moves = image.size, 0, False
+            comment = bytes(image.info.get("comment", b"")).decode("ascii", "replace")
+            geometry = comment[len(GEOMETRY) :] if comment.startswith(GEOMETRY) else None
+            first = last = None
+            while True:
+                frame = np.asarray(image.convert("RGB"))
+                moves = moves or (last is not None and not np.array_equal(frame, last))
+                first, last, n = frame if first is None else first, frame, n + 1
+                if n > MOST_FRAMES or n * size[0] * size[1] > MOST_PIXELS_OF_FRAMES:
+                    raise Unreadable("has too many frames, and was not read to its end")
+                try:
+                    image.seek(n)
+                except EOFError:
+                    return Animation(geometry, n, first, last, moves)
+                if image.size != size:
+                    raise Unreadable("has frames of different sizes")
+
+    @contextlib.contextmanager
+    def _decoding(self, name: str, kind: str) -> Iterator[Image.Image]:
+        """The open image. Whatever Pillow raises becomes Unreadable, also its warning of an image that is too large."""
+        content = self.read(name)
+        width, height = _image_size(content, name)
+        if width * height > MOST_PIXELS:
+            raise Unreadable(f"claims {width:,} x {height:,} pixels, and was not decoded")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MOST_PIXELS
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content), formats=[kind]) as image:
+                    yield image
+        except Unreadable:
+            raise
+        except Exception as error:
+            reason = printable(error, 100) or type(error).__name__
+            raise Unreadable(f"cannot be decoded ({reason})") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
-def read_text(path: Path) -> str:
-    """A text file of the folder. OSError if it is missing, no regular file (a pipe would never end) or huge."""
-    about = os.stat(path)
-    if not stat.S_ISREG(about.st_mode):
-        raise OSError("it is not a regular file")
-    if about.st_size > MAX_BYTES:
-        raise OSError(f"it has {about.st_size / 1e6:,.0f} MB")
-    with open(path, newline="", encoding="utf-8") as file:  # read() with a limit: a growing file stays bounded too
-        return file.read(MAX_BYTES)
-
-
-def _read_config(path: Path, notes: list[str]) -> dict:
-    """The dict in a JSON file; {} if it is missing, or if it cannot be read, and then a note says so."""
-    try:
-        config = json.loads(read_text(path))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        notes.append(f"{path.name} cannot be read ({error}), so the settings are missing here.")
-        return {}
-    if not isinstance(config, dict):
-        notes.append(f"{path.name} does not hold an object, so the settings are missing here.")
-        return {}
-    return config
-
-
-def _read_metrics(path: Path, notes: list[str]) -> list[dict[str, str]]:
-    """The rows of metrics.csv that have an epoch or a step; a note says so if there are others."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", restkey=""))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, csv.Error) as error:
-        notes.append(f"{path.name} cannot be read ({error}), so the course of the training is missing here.")
-        return []
-    unit = "epoch" if rows and "epoch" in rows[0] else "step"
-    good = [row for row in rows if finite(row.get(unit)) is not None]
-    if not good:
-        notes.append(f"{path.name} has no row with an epoch number.")
-    elif len(good) < len(rows):
-        notes.append(f"{path.name}: {len(rows) - len(good)} of {len(rows)} rows have no epoch number and are left out.")
-    return good
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels from the head of a PNG or GIF; None if it is neither."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(24)
-    except OSError:
-        return None
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24:
-        return struct.unpack(">II", head[16:24])
-    if head[:4] == b"GIF8" and len(head) >= 10:
-        return struct.unpack("<HH", head[6:10])
-    return None
+def _image_size(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height from the header of a PNG (or GIF, by the name). Unreadable if it is none."""
+    if name.lower().endswith(".gif"):
+        if content[:6] not in (b"GIF87a", b"GIF89a") or len(content) < 10:
+            raise Unreadable("is no GIF")
+        return struct.unpack("<HH", content[6:10])
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < HEADER:
+        raise Unreadable("is no PNG")
+    return struct.unpack(">II", content[16:24])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from common.files import finite
 from reporting.html import scroll, table
-from reporting.reader import read_text
 
 # For each kind of measurement a heading, and what its figures mean.
 KINDS = {
@@ -41,42 +38,24 @@ KINDS = {
     ),
 }
 FIRST = [
-    "model",
-    "step",
-    "images",
-    "points",
-    "n_images",
-    "n_points",
-    "guidance_weight",
-    "judge_accuracy",
-    "frechet_distance",
-    "precision",
-    "recall",
-    "fid",
+    *("model", "step", "images", "points", "n_images", "n_points", "guidance_weight"),
+    *("judge_accuracy", "frechet_distance", "precision", "recall", "fid"),
 ]
 SHARES = ("judge_accuracy", "true_class", "precision", "recall", "on_permitted_squares")
 # The circumstances of a result: what is the same in all rows that have it stands under the table, once.
 FROM_RUN = (
-    "completions",
-    "bound_of",
-    "judge_accuracy_on_real_test_images",
-    "judge_accuracy_on_the_whole_images",
-    "accuracy_of_a_judge_that_sees_the_visible_part",
-    "weights",
-    "arithmetic",
-    "sampler",
+    *("completions", "bound_of", "judge_accuracy_on_real_test_images", "judge_accuracy_on_the_whole_images"),
+    *("accuracy_of_a_judge_that_sees_the_visible_part", "weights", "arithmetic", "sampler"),
 )
 CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference")
 LEFT_OUT = ("precision_recall_images", "precision_recall_k")  # the same as n_images up to 10,000; always 3
 
 
-def measured_tables(file: Path, notes: list[str]) -> str:
-    """The tables of metrics.json as HTML; "" if it is missing, or if it cannot be read, and then a note says so."""
-    if not file.exists():
-        return ""
+def measured_tables(measured: Any, notes: list[str]) -> str:
+    """The tables of metrics.json, given its content, as HTML. If that is not what the suite writes: "", and a note."""
     kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}  # in this order
     try:
-        for run in json.loads(read_text(file)):
+        for run in measured:
             # Older files do not say of which kind a measurement is, and count the images in another place.
             kind = run.get("measured", "completions" if "completions" in run else "samples")
             about = {name: run[name] for name in FROM_RUN if name in run}
@@ -84,27 +63,23 @@ def measured_tables(file: Path, notes: list[str]) -> str:
                 about["n_images"] = run["samples_per_weight"]
             rows = [{"model": run["model"], **about, **result} for result in run["results"]]
             kinds.setdefault(str(kind), []).extend(rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        notes.append(f"{file.name} is damaged and was left out.")
+    except (KeyError, TypeError, AttributeError):
+        notes.append("metrics.json is damaged and was left out.")
         return ""
     return "".join(_table(kind, rows) for kind, rows in kinds.items() if rows)
 
 
-def judged(file: Path) -> tuple[float, float] | None:
-    """Guidance weight and judge accuracy of the newest samples in metrics.json, at w = 1 if that was measured (else at
-    the w that is nearest to it); None where nothing was.
+def classifier_accuracy(measured: Any) -> tuple[float, float] | None:
+    """Guidance weight and accuracy of the newest samples in metrics.json, given its content: at w = 1 if that was
+    measured, else at the w that is nearest to it; None where nothing was measured.
     """
     try:
-        runs = json.loads(read_text(file))
-        for run in reversed(runs):
-            found = {}
-            for result in run.get("results", []):
-                w, accuracy = finite(result.get("guidance_weight")), finite(result.get("judge_accuracy"))
-                if w is not None and accuracy is not None:
-                    found[w] = accuracy
+        for run in reversed(measured):
+            pairs = [(finite(row.get("guidance_weight")), finite(row.get("judge_accuracy"))) for row in run["results"]]
+            found = [(w, accuracy) for w, accuracy in pairs if w is not None and accuracy is not None]
             if found:
-                return min(found.items(), key=lambda item: abs(item[0] - 1))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+                return min(reversed(found), key=lambda pair: abs(pair[0] - 1))
+    except (KeyError, TypeError, AttributeError):
         pass  # the report of the folder says what is wrong with the file
     return None
 

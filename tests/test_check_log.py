@@ -28,7 +28,7 @@ from common.console import run_script
 from common.files import write_json
 from datasets import sources
 from evaluation import model_checks
-from reporting import grids, log_reading
+from reporting import grids, reader
 from training import checkpoint
 from utils import plot_animation, plot_image
 
@@ -184,12 +184,12 @@ SPOILT = {
     "config is deep": (lambda f: (f / "config.json").write_text("[" * 200_000), "config.json: is no JSON"),
     "config is huge": (
         lambda f: os.truncate(f / "config.json", 2**40),
-        "config.json: is larger than 2 MB, and was not read",
+        "config.json: is larger than 16 MB, and was not read",
     ),
     "config tells nothing": (lambda f: (f / "config.json").write_text("[]"), "config.json: does not tell what the run"),
     "config asks for a lot": (
         lambda f: edit_json(f / "config.json", lambda c: c["arguments"].update(im_height=10**9)),
-        "config.json: does not tell what the run was: im_height is 1000000000, not a whole number from 1 to 1024",
+        "config.json: does not tell what the run was: im_height is 1000000000, not an integer from 1 to 1024",
     ),
     "classes that move the cursor": (
         lambda f: edit_json(f / "config.json", lambda c: c["dataset"].update(classes=["\x1b[2J"] * 10)),
@@ -314,9 +314,7 @@ SPOILT = {
 
 def read(folder: Path, name: str) -> list[np.ndarray]:
     """The generated and the real images of a grid of the tiny run, as floats in [-1, 1]."""
-    groups = grids.read_images(
-        *log_reading.Folder(folder).picture(name), grids.Grid((28, 28), tuple(NAMES), 10, (1, 1))
-    )
+    groups = grids.read_images(*reader.Folder(folder).picture(name), grids.Grid((28, 28), tuple(NAMES), 10, (1, 1)))
     return [group[0, ..., :1].transpose(0, 3, 1, 2) / 127.5 - 1 for group in groups]
 
 
@@ -344,7 +342,7 @@ def test_a_grid_is_cut_into_the_images_it_was_drawn_from(tmp_path, channels, n_c
     generated, real = (rng.integers(0, 256, (n * n_columns, channels, size, size)) for n in (n_rows, n_real))
     names = [f"class {k}" for k in range(n_columns)]
     plot_image(tmp_path / "a.png", generated / 127.5 - 1, real / 127.5 - 1, names, "title")
-    picture = log_reading.Folder(tmp_path).picture("a.png")
+    picture = reader.Folder(tmp_path).picture("a.png")
     grid = grids.Grid((size, size), tuple(names), n_columns, (n_rows, n_real))
     older = (picture.pixels, None), (picture.pixels[3:, 5:], None)  # without metadata, and as other fonts would have it
     for pixels, geometry in (picture, *older):
@@ -375,7 +373,7 @@ def test_metadata_that_lie_are_refused(change):
 def test_a_colour_animation_ends_in_its_grid(tmp_path):
     frames = torch.stack([torch.rand(10, 3, 32, 32) * 2 - 1, images(30, 32).reshape(10, 3, 32, 32)])
     plot_animation(tmp_path / "a.gif", frames, [400, 0], 10, NAMES)
-    animation = log_reading.Folder(tmp_path).animation("a.gif")
+    animation = reader.Folder(tmp_path).animation("a.gif")
     grid = grids.Grid((32, 32), tuple(NAMES), 10, (1,))
     exact = ((frames[1] + 1) * 127.5).round().byte().permute(0, 2, 3, 1)[None].numpy()
     assert animation.geometry is not None
@@ -528,7 +526,7 @@ def test_a_failure_of_the_check_itself_hides_no_other_folder(folder, tmp_path, c
 
 
 def test_a_folder_of_too_many_files_is_not_read_to_its_end(folder, capsys, monkeypatch):
-    monkeypatch.setattr(log_reading, "MOST_ENTRIES", 5)
+    monkeypatch.setattr(check_log, "MOST_ENTRIES", 5)
     assert run_check(folder) == 1
     assert "hand_in: holds more than 5 files" in capsys.readouterr().out
 

@@ -19,7 +19,8 @@ from common.files import write_csv, write_json
 from reporting import index as report_index
 from reporting.index import write_index
 from reporting.page import write_report
-from reporting.tables import judged
+from reporting.run import read_run
+from reporting.tables import classifier_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_one_bad_folder_costs_its_own_line_only(root, monkeypatch):
     rows = rows_of(page)
     assert [len(row) for row in rows] == [len(report_index.COLUMNS)] * 4
     assert "4 log folders" in page.text and "cannot be read: <u>what nobody thought of" in page.text
-    assert "config.json cannot be read" in page.text and page.source.count("<img") == 1  # of log_mnist
+    assert "config.json is no JSON" in page.text and page.source.count("<img") == 1  # of log_mnist
     assert [tag for tag, _ in page.tags].count("script") == 1 and not {"u"} & {tag for tag, _ in page.tags}
     assert not [1 for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
 
@@ -111,7 +112,7 @@ def test_the_command_and_a_wrong_one(root, monkeypatch, capsys):
 )
 def test_no_accuracy_where_none_was_measured(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
-    assert judged(tmp_path / "metrics.json") is None
+    assert classifier_accuracy(read_run(tmp_path).measured) is None
 
 
 # ------------------------------------------------------------------------------------------------ in a browser
