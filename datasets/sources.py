@@ -8,7 +8,7 @@ A small data set fits on the device whole, so a batch is one indexing operation:
 "mnist"     handwritten digits, read by torchvision from <data_dir>/MNIST/raw, downloaded when absent.
 "fashion_mnist"  the same for small grey photographs of clothes, shoes and bags, in <data_dir>/FashionMNIST/raw.
 "rendered"  digits drawn from matplotlib's own fonts, bent and stretched at random: the same format as MNIST and no
-            download, for a first try, for tests, and for machines without network. Kept in <data_dir>/rendered_digits.
+            download, for a first try, for tests, and for machines without network.
 "cifar10"   and "cifar100": photographs of 32 x 32 pixels, read by torchvision from its own folder in <data_dir>, or as
             image files from <data_dir>/cifar10/train/<class>/ and .../test/<class>/; downloaded when neither is there.
 "afhq"      faces of animals: image files in <data_dir>/afhq/train/<class>/.
@@ -124,7 +124,7 @@ class Request(NamedTuple):
 SOURCES: dict[str, Callable[[Request], tuple[Tensor, Tensor, list[str]]]] = {
     "mnist": lambda request: load_mnist(MNIST, request.data_dir, request.train),
     "fashion_mnist": lambda request: load_mnist(FashionMNIST, request.data_dir, request.train),
-    "rendered": lambda request: load_rendered(request.data_dir, request.train, request.seed),
+    "rendered": lambda request: load_rendered(request.train, request.seed),
     "cifar10": lambda request: load_cifar(
         CIFAR10, request.data_dir, request.train, request.im_height, request.n_workers
     ),

@@ -53,7 +53,7 @@ def published(request):
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    monkeypatch.setattr(rendered_digits, "RENDERED_SIZES", {"train": 200, "test": 200})
+    monkeypatch.setattr(rendered_digits, "SIZES", {"train": 200, "test": 200})
 
 
 @pytest.fixture(scope="module")
@@ -440,53 +440,13 @@ def test_digits_of_a_class_vary_in_more_than_position(digits):
 
 def test_faces():
     assert len(set(rendered_digits.FACES)) == len(rendered_digits.FACES) >= 15
-    atlas = rendered_digits._glyph_atlas()
-    assert atlas.distance.shape[0] == atlas.line.shape[0] == len(rendered_digits.FACES) * 10
-    assert len({field.numpy().tobytes() for field in atlas.distance}) == len(atlas.distance)  # no two look the same
+    lines, maps = rendered_digits._glyphs()
+    assert len(lines) == len(maps) == len(rendered_digits.FACES) * 10
+    assert len({one.numpy().tobytes() for one in maps}) == len(maps)  # no two look the same
 
 
 def test_a_missing_font_is_a_data_error(monkeypatch):
     monkeypatch.setattr(rendered_digits, "FACES", ["NoSuchFace"])
     with pytest.raises(DataError, match="NoSuchFace.ttf is missing") as error:
-        rendered_digits._glyph_atlas.__wrapped__()
+        rendered_digits._glyphs.__wrapped__()
     assert_one_line(error)
-
-
-def test_the_cache_is_used_and_equal(tmp_path, few_digits, monkeypatch, capsys):
-    fresh = load("rendered", tmp_path, True)
-    assert capsys.readouterr().out == "rendering 400 digits ...\n"
-    monkeypatch.setattr(rendered_digits, "render_digits", None)  # whoever renders now fails
-    cached = load("rendered", tmp_path, True)
-    assert torch.equal(fresh.images, cached.images) and torch.equal(fresh.labels, cached.labels)
-    assert not torch.equal(load("rendered", tmp_path, False).images, fresh.images)
-    assert capsys.readouterr().out == ""
-    with pytest.raises(TypeError):
-        load("rendered", tmp_path, True, seed=1)  # another seed is another file
-
-
-@pytest.mark.parametrize("kind", ["truncated", "empty", "a byte changed", "other sizes"])
-def test_a_damaged_cache_is_made_again(tmp_path, few_digits, monkeypatch, capsys, kind):
-    fresh = load("rendered", tmp_path, True)
-    (cache,) = (tmp_path / "rendered_digits").iterdir()
-    content = bytearray(cache.read_bytes())
-    if kind == "a byte changed":
-        content[5000] ^= 255
-    cache.write_bytes({"truncated": content[:9000], "empty": b""}.get(kind, content))
-    if kind == "other sizes":
-        monkeypatch.setattr(rendered_digits, "RENDERED_SIZES", {"train": 200, "test": 50})
-    capsys.readouterr()
-    again = load("rendered", tmp_path, True)
-    notice, rendering = capsys.readouterr().out.splitlines()
-    assert str(cache) in notice and "damaged" in notice and rendering.startswith("rendering")
-    assert torch.equal(fresh.images, again.images) and torch.equal(fresh.labels, again.labels)
-    assert load("rendered", tmp_path, True).images.shape == fresh.images.shape
-    assert capsys.readouterr().out == ""  # the new cache is whole
-    assert list((tmp_path / "rendered_digits").iterdir()) == [cache]
-
-
-def test_without_a_place_for_the_cache_there_are_still_digits(tmp_path, few_digits, capsys):
-    (tmp_path / "file").write_text("not a folder")
-    data = load("rendered", tmp_path / "file", False)
-    assert len(data) == 200
-    rendering, notice = capsys.readouterr().out.splitlines()
-    assert rendering.startswith("rendering") and "cannot be written" in notice
