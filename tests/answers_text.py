@@ -48,12 +48,10 @@ def tags(text: str) -> list[str]:
 
 def formulas() -> dict[str, str]:
     """Every numbered formula of the answers, by its number."""
-    found = [
-        (tag, formula) for page in ANSWERS for formula in displays(page.read_text("utf-8")) for tag in tags(formula)
-    ]
-    numbers = [tag for tag, _ in found]
-    assert len(set(numbers)) == len(numbers), "a number is given twice"
-    return {tag: re.sub(TAG, "", formula).strip() for tag, formula in found}
+    displayed = [formula for page in ANSWERS for formula in displays(page.read_text("utf-8"))]
+    found = [(tag, re.sub(TAG, "", formula).strip()) for formula in displayed for tag in tags(formula)]
+    assert len(dict(found)) == len(found), "a number is given twice"
+    return dict(found)
 
 
 # ------------------------------------------------------------ the value of a formula

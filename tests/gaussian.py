@@ -1,4 +1,4 @@
-"""A data distribution whose every conditional is known, and the network that is exactly right for it."""
+"""Gaussian data, for which the best noise prediction has a closed form, and the network that computes it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ddpm import DDPM
 
 
 class GaussianEps(nn.Module):
-    """E[noise | x_t] for data N(mean, covariance): what a perfectly trained network would answer.
+    """E[noise | x_t] for data N(mean, covariance): the output of a perfectly trained network.
 
-    mean: [D] or, one for each class, [n_classes, D] (a class vector then mixes the means; no class: their average).
+    mean: [D], or [n_classes, D] with one for each class (a class vector mixes the means; no class: their average).
     """
 
     def __init__(self, mean: torch.Tensor, covariance: torch.Tensor, size: tuple, alpha_bar: torch.Tensor):
@@ -20,7 +20,7 @@ class GaussianEps(nn.Module):
 
     def forward(self, x, t, c=None):
         steps = (t.flatten() * (len(self.alpha_bar) - 1)).round().long()
-        assert (steps == steps[0]).all()  # one matrix serves the batch
+        assert (steps == steps[0]).all()  # one matrix for the batch
         a = self.alpha_bar[steps[0]].item()
         mean = self.mean
         if mean.ndim == 2:

@@ -18,11 +18,13 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from diffusion.likelihood import gaussian_kl
 
+NOISE_GAP = r"\lVert \epsilon - \epsilon_\theta(x_t, t) \rVert"
+
 # ------------------------------------------------------------ forward_process.md
 
 
 def test_closed_form_is_what_the_steps_lead_to():
-    """Paths walked step by step from data that are no Gaussian have the mean and deviation that (F1) gives them."""
+    """Paths simulated step by step have the mean and the standard deviation of (F1)."""
     generator, x0 = torch.Generator().manual_seed(0), torch.tensor([-1.0, 0.4]).double()
     x = x0.repeat(200_000, 1)
     for t in range(1, 5):
@@ -65,7 +67,7 @@ def test_cost_of_a_random_timestep():
 
 
 def test_closed_form_is_hundreds_of_times_cheaper(capsys):
-    """Runs the block of code of the answer. The bound is far below the 600 that it measured: machines are shared."""
+    """Runs the code of the answer. The bound is far below the measured 600, because machines are shared."""
     text = (ROOT / "answers" / "forward_process.md").read_text(encoding="utf-8")
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
@@ -144,13 +146,9 @@ def test_numbers_of_the_default_schedule():
     ddpm = suite_ddpm()
     weights = {}
     for t in (1, 10, 50, 200, 400):
-        known = {
-            r"\beta_t": 1 - ddpm.alpha_t[t],
-            r"\sigma_t": (1 - ddpm.alpha_t[t]).sqrt(),
-            r"\alpha_t": ddpm.alpha_t[t],
-        }
-        known[r"\bar\alpha_t"], known[r"\lVert \epsilon - \epsilon_\theta(x_t, t) \rVert"] = ddpm.alpha_bar_t[t], 1.0
-        weights[t] = value("B12", known).item()
+        alpha, beta = ddpm.alpha_t[t], 1 - ddpm.alpha_t[t]
+        known = {r"\beta_t": beta, r"\sigma_t": beta.sqrt(), r"\alpha_t": alpha, r"\bar\alpha_t": ddpm.alpha_bar_t[t]}
+        weights[t] = value("B12", {**known, NOISE_GAP: 1.0}).item()
     assert [f"{weights[t]:.2g}" for t in weights] == ["0.5", "0.085", "0.02", "0.0079", "0.01"]
     assert "0.50 at t = 1, 0.085 at 10, 0.020 at 50, 0.0079 at 200 and 0.010 at 400" in text
     assert round(weights[1] / weights[50]) == 25 and 60 < weights[1] / weights[200] < 65
@@ -234,21 +232,19 @@ def test_every_line_of_the_bound_has_the_same_value():
 
     likelihood = log_p.exp().sum() * CELL  # p_theta(x_0): all paths summed up
     posterior = log_p - likelihood.log()
+    from_2 = range(2, T + 1)
+    ratios = sum(p_back[t - 1] - turned[t] for t in from_2)
+    telescope = sum(q_from_0[t - 1] - q_from_0[t] for t in from_2)
     lines = {
         "B1": -likelihood.log() + E(log_q - posterior),
         "B2": E(-prior - sum(p_back[t - 1] - q_step[t] for t in range(1, T + 1))),
-        "B3": E(-prior - sum(p_back[t - 1] - q_step[t] for t in range(2, T + 1)) - p_back[0] + q_step[1]),
-        "B4": E(
-            -prior
-            - sum(p_back[t - 1] - turned[t] + q_from_0[t - 1] - q_from_0[t] for t in range(2, T + 1))
-            - p_back[0]
-            + q_from_0[1]
-        ),
-        "B5": E(-prior + q_from_0[T] - sum(p_back[t - 1] - turned[t] for t in range(2, T + 1)) - p_back[0]),
+        "B3": E(-prior - sum(p_back[t - 1] - q_step[t] for t in from_2) - p_back[0] + q_step[1]),
+        "B4": E(-prior - ratios - telescope - p_back[0] + q_from_0[1]),
+        "B5": E(-prior + q_from_0[T] - ratios - p_back[0]),
     }
     known = {r"\bar\alpha_T": BAR[T], r"\lVert x_0 \rVert": X0, "D": 1.0}
     terms = [value("F5", known)]  # L_T
-    for t in range(2, T + 1):  # inner KL in closed form, outer mean over x_t alone
+    for t in from_2:  # inner KL in closed form, outer mean over x_t alone
         mean = value("F15", {**at(t), "x_0": X0, "x_t": X})
         p, q = Normal(torch.tanh(1.3 * X) - 0.1 * t, (0.2 + 0.1 * t) ** 0.5), Normal(mean, value("F14", at(t)).sqrt())
         terms.append((normal(X, BAR[t].sqrt() * X0, 1 - BAR[t]) * kl_divergence(q, p)).sum() * DX)
@@ -292,14 +288,11 @@ def test_prior_term_of_the_second_form():
     close(value("B8", known), kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean(), 2e-3)
 
 
-MEANS = {r"\tilde\mu_t": torch.tensor([0.5]).double(), r"\mu_\theta(x_t, t)": torch.tensor([0.1]).double()}
-
-
 @pytest.mark.parametrize("sigma2", [0.02, 0.3])
 def test_weighted_distance_of_means_is_the_divergence(sigma2):
     for t in range(2, 5):
-        known = {**at(t), **MEANS, r"\sigma_t": sigma2**0.5, "D": 1.0}
-        q, p = Normal(MEANS[r"\tilde\mu_t"], at(t)[r"\tilde\beta_t"].sqrt()), Normal(0.1, sigma2**0.5)
+        known = {**at(t), r"\tilde\mu_t": 0.5, r"\mu_\theta(x_t, t)": 0.1, r"\sigma_t": sigma2**0.5, "D": 1.0}
+        q, p = Normal(0.5, at(t)[r"\tilde\beta_t"].sqrt()), Normal(0.1, sigma2**0.5)
         close(value("B9", known), kl_divergence(q, p))
 
 
@@ -322,16 +315,11 @@ def test_noise_weight_is_the_divergence(monkeypatch):
         xt = value("F1", {**at(t), "x_0": x0, r"\epsilon": noise})
         mean = value("B11", {**at(t), "x_t": xt, r"\epsilon_\theta(x_t, t)": guess})
         target = value("F15", {**at(t), "x_0": x0, "x_t": xt})
-        known = {
-            **at(t),
-            r"\sigma_t": sigma2**0.5,
-            r"\lVert \epsilon - \epsilon_\theta(x_t, t) \rVert": (noise - guess).norm(),
-        }
-        posterior, sigma2 = value("F14", at(t)), torch.tensor(sigma2).double()
-        close(value("B12", known), gaussian_kl((target - mean).square().sum(), posterior, sigma2, 6)
-              - gaussian_kl(torch.tensor(0.0), posterior, sigma2, 6))  # fmt: skip
-    first = {**at(1), r"\sigma_t": BETA[1].sqrt(), r"\lVert \epsilon - \epsilon_\theta(x_t, t) \rVert": 1.0}
-    close(value("B12", first), 1 / (2 * ALPHA[1]))
+        weighted = value("B12", {**at(t), r"\sigma_t": sigma2**0.5, NOISE_GAP: (noise - guess).norm()})
+        distance = torch.stack([(target - mean).square().sum(), torch.tensor(0.0)])
+        kl, constant = gaussian_kl(distance, value("F14", at(t)), torch.tensor(sigma2).double(), 6)
+        close(weighted, kl - constant)
+    close(value("B12", {**at(1), r"\sigma_t": BETA[1].sqrt(), NOISE_GAP: 1.0}), 1 / (2 * ALPHA[1]))
 
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))
     ddpm = suite_ddpm(20, lambda_network(lambda x, t, c: x.cos()))
@@ -356,7 +344,7 @@ def test_weight_as_a_difference_of_signal_to_noise():
 
 
 def test_smallest_consistency_term():
-    """Data -1 or 1, alike often: E[x_0 | x_t] is a tanh. The mean divergence of the best network, and of worse ones."""
+    """For data -1 or 1 with equal probability E[x_0 | x_t] is a tanh: the mean KL of this network, and of worse ones."""
     for t in range(2, 5):
         best = torch.tanh(BAR[t].sqrt() * X / (1 - BAR[t]))
         q = {x0: 0.5 * normal(X, BAR[t].sqrt() * x0, 1 - BAR[t]) for x0 in (-1.0, 1.0)}

@@ -182,19 +182,15 @@ def test_fully_connected_network_does_not_know_the_grid():
     assert (of_shuffled - pictures[:, order]).abs().max() > 0.1
 
 
-def size_of(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def test_steps_of_a_default_cifar_run():
     """The sizes and lengths that the answer on capacity quotes."""
-    text = (ROOT / "answers" / "comparisons.md").read_text(encoding="utf-8").replace("\n", " ")
+    text = text_of("comparisons.md")
     assert DEFAULTS["n_epochs"] * (50_000 // 256) == 19_500 and "are 19,500 steps" in text
     assert DEFAULTS["dim_mults"] == [1, 2, 2, 2] and DEFAULTS["g_weight"] == [1, 3]
     with torch.device("meta"):
-        small, wide = (size_of(ConditionalUNet(3, n, 10, 32)) for n in (32, 128))
-        large = size_of(UNet(in_channels=3, n_classes=10, height=32, dim=128, dim_mults=[1, 2, 2, 2]))
-        digits = size_of(ConditionalUNet(1, 32, 10, 28))
+        networks = [ConditionalUNet(*sizes) for sizes in ((3, 32, 10, 32), (3, 128, 10, 32), (1, 32, 10, 28))]
+        networks.append(UNet(n_classes=10, dim=128, dim_mults=[1, 2, 2, 2]))
+    small, wide, digits, large = (sum(p.numel() for p in network.parameters()) for network in networks)
     assert (round(small / 1e6, 2), round(wide / 1e6, 1), round(large / 1e6)) == (0.72, 11.4, 41)
     for quoted in ("has 0.72 million", "as wide: 11.4 million", "(41 million;", f"U-Net ({digits:,})"):
         assert quoted in text, quoted
@@ -205,12 +201,20 @@ def test_steps_of_a_default_cifar_run():
 # ------------------------------------------------------------ numbers from log folders
 
 
+def text_of(page):
+    """The page with every line break as one space."""
+    return " ".join((ROOT / "answers" / page).read_text(encoding="utf-8").split())
+
+
+def read_log(folder, name):
+    return json.loads((ROOT / "log" / folder / name).read_text(encoding="utf-8"))
+
+
 def test_numbers_quoted_from_the_logs():
     """The table of guidance weights is metrics.json; the losses named are those of metrics.csv."""
-    folder = ROOT / "log" / "log_mnist"
-    runs = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    runs = read_log("log_mnist", "metrics.json")
     results = next(run for run in runs if run["measured"] == "samples" and run["epoch"] == 12)["results"]
-    text = sections(ROOT / "answers" / "guidance.md")["weights-0-1-and-3"]
+    guidance = sections(ROOT / "answers" / "guidance.md")
     assert [r.get("guidance_weight") for r in results] == [None, 0, 1, 3]
     for name, key, scale, digits in (
         ("accuracy of the classifier", "judge_accuracy", 100, 0),
@@ -218,23 +222,25 @@ def test_numbers_quoted_from_the_logs():
         ("recall (diversity)", "recall", 1, 2),
         ("Frechet distance to the training images", "frechet_distance", 1, 1),
     ):
-        cells = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", text, re.MULTILINE)[1].split("|")
-        assert [float(cell.strip(" %")) for cell in cells] == [round(scale * r[key], digits) for r in results], name
-    disadvantages = sections(ROOT / "answers" / "guidance.md")["disadvantages-of-classifier-free-guidance"]
-    assert ", ".join(f"{r['recall']:.2f}" for r in results[1:]) in disadvantages
+        row = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", guidance["weights-0-1-and-3"], re.MULTILINE)[1]
+        assert [float(cell.strip(" %")) for cell in row.split("|")] == [round(scale * r[key], digits) for r in results]
+    recalls = ", ".join(f"{r['recall']:.2f}" for r in results[1:])
+    assert recalls in guidance["disadvantages-of-classifier-free-guidance"]
 
-    with open(folder / "metrics.csv", encoding="utf-8") as file:
+    with open(ROOT / "log" / "log_mnist" / "metrics.csv", encoding="utf-8") as file:
         rows = [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
-    losses = [f"{rows[0]['train_loss']:.3f} to {rows[1]['train_loss']:.3f}"]
-    losses += [f"{rows[-2]['train_loss']:.4f} to {rows[-1]['train_loss']:.4f}"]
-    comparisons = " ".join((ROOT / "answers" / "comparisons.md").read_text(encoding="utf-8").split())
-    assert all(loss in comparisons for loss in losses), losses
-    for name in ("log_mnist_fc", "log_cifar10", "log_cifar10_unet"):
-        runs = json.loads((ROOT / "log" / name / "metrics.json").read_text(encoding="utf-8"))
-        (samples,) = (run for run in runs if run["measured"] == "samples")
+    losses = [row["train_loss"] for row in rows]
+    quoted = [f"from {losses[0]:.3f} to {losses[1]:.3f}", f"from {losses[-2]:.4f} to {losses[-1]:.4f}"]
+    folders = ("log_mnist_fc", "log_cifar10", "log_cifar10_unet")
+    for folder in folders:
+        (samples,) = (run for run in read_log(folder, "metrics.json") if run["measured"] == "samples")
         weights, shares = zip(*((r["guidance_weight"], f"{r['judge_accuracy']:.0%}") for r in samples["results"][1:]))
         assert weights == (0, 1, 3)
-        assert f"{shares[0]}, {shares[1]} and {shares[2]} of 100 samples at w = 0, 1, 3" in comparisons, name
-    bound = " ".join((ROOT / "answers" / "variational_bound.md").read_text(encoding="utf-8").split())
+        quoted.append(f"{shares[0]}, {shares[1]} and {shares[2]} of 100 samples at w = 0, 1, 3")
+    quoted.append(f"right on {samples['judge_accuracy_on_real_test_images']:.1%} of the real test images")
+    fc, small, large = (read_log(folder, "config.json")["n_parameters"] for folder in folders)
+    quoted += [f"parameters as the U-Net ({fc:,})", f"{large / small:.1f} times as many parameters"]
+    assert [words for words in quoted if words not in text_of("comparisons.md")] == []
+    lowest, highest = rows[-1]["loss_q1"], rows[-1]["loss_q4"]
     assert len(rows) == 12
-    assert f"shows {rows[-1]['loss_q1']:.3f} there and {rows[-1]['loss_q4']:.3f} in the highest" in bound
+    assert f"shows {lowest:.3f} there and {highest:.3f} in the highest" in text_of("variational_bound.md")
