@@ -1,160 +1,138 @@
-"""How fast is the suite, against the same network used plainly?
+"""How fast is the suite, compared with the same network in a plain training and sampling loop?
 
-    python benchmark.py            # about 5 minutes on 2 CPU cores
+    python benchmark.py                                  # about 5 minutes on 2 CPU cores
+    python benchmark.py --rounds 5 --threads 1 --json speed.json
 
-Plain training step: eager, float32, contiguous layout, the system's own allocator, a fixed batch. Plain sampling: the exercise template's loop, with the
-doubled batch at any w and a copy to the CPU in every step. Suite and plain take turns, so that a machine whose speed
-drifts is fair to both; medians are printed.
+Plain is the exercise's template. Training: eager, float32, contiguous memory layout, the system's own allocator, always
+the same batch. Sampling: both halves of the guidance at any w, and a copy to the CPU after every step. The network is
+that of train_mnist.py, the images are noise. All variants take turns in one process, so that a machine whose speed
+changes is fair to each. Printed are medians over the rounds; a ratio is the median of the ratios within the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Callable
 
 import torch
+from torch import Tensor
 
 from common.console import at_least, run_script
+from common.files import write_json
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from training.checkpoint import build
-from training.class_conditional import training_parser
+from training.class_conditional import spec_of, training_parser
 from training.log_folder import LogFolder
 from training.trainer import Trainer
 
-
-def seconds(function: Callable[[], object], device: torch.device, plain: bool = False) -> float:
-    """How long a call takes. plain: with the allocator as it is for somebody who does nothing about it."""
-    keep_large_buffers(not plain)
-    function()  # not counted: the first call after the other one finds other buffers
-    began = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+N_SAMPLE = 4  # of each of 10 classes
 
 
-def plain_step(ddpm: DDPM, y: torch.Tensor, c: torch.Tensor) -> Callable[[], None]:
-    """A training step as the exercise's template has it, on one batch."""
-    optimizer = torch.optim.Adam(ddpm.parameters(), lr=3e-4)
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--rounds", type=at_least(1), default=10, help="measurements of each variant (10)")
+    add("--threads", type=at_least(1), help="CPU threads of torch (its default)")
+    add("--json", type=Path, metavar="FILE", help="also write every measured time to this file")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--amp", choices=["off", "bf16", "auto"], default="auto", help="precision of the suite (auto)")
+    add("--batch_size", type=at_least(1), default=256, help="images in a training step (256)")
+    add("--sampling_steps", type=at_least(1), default=20, help="steps measured of the 400 of sampling (20)")
+    return parser
 
-    def step() -> None:
-        loss = ddpm.train()(y, c)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
 
-    return step
+def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: str) -> Trainer:
+    """The Trainer of train_mnist.py with its default settings, on noise instead of digits."""
+    arguments = training_parser(None, ["noise"], log_dir=log_dir, batch_size=args.batch_size).parse_args([])
+    spec = spec_of(arguments)
+    noise = ImageSet(
+        torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8),
+        torch.arange(60_000) % 10,
+        [str(k) for k in range(10)],
+        "noise",
+    )
+    torch.manual_seed(0)
+    ddpm = build(spec, device, pick_amp(args.amp, device))
+    trainer = Trainer(ddpm, spec, noise, noise, arguments, {}, "", draw=lambda run: None)
+    trainer.folder = LogFolder(Path(log_dir), resume=False)
+    trainer.compile_losses()
+    return trainer
 
 
-def bare_step(trainer: Trainer, y: torch.Tensor, c: torch.Tensor) -> Callable[[], None]:
-    """The suite's training step without all that surrounds it: one batch, no moving average, no metrics."""
-    t, noise, c = trainer.ddpm.draw(y, c)
-
-    def step() -> None:
-        losses = trainer.training_losses(y, c, t, noise)
-        trainer.optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
-        trainer.optimizer.step()
-
-    return step
+def bare_step(losses: Callable[..., Tensor], ddpm: DDPM, adam: torch.optim.Adam, batch: tuple[Tensor, Tensor]) -> None:
+    """A training step with nothing around it: forward, backward, Adam."""
+    t, noise, c = ddpm.train().draw(*batch)
+    adam.zero_grad()
+    losses(batch[0], c, t, noise).mean().backward()
+    adam.step()
 
 
 @torch.no_grad()
-def plain_sample(ddpm: DDPM, n: int, n_steps: int) -> None:
-    """The first n_steps of the template's loop at w = 0: both halves computed, every picture copied to the CPU."""
+def plain_sampling(ddpm: DDPM) -> None:
+    """Algorithm 2 as in the template, at w = 0."""
     ddpm.eval()
-    x = torch.randn(n * 10, *ddpm.nn_model.size, device=ddpm.device)
-    c = torch.eye(10, device=ddpm.device).repeat(n, 1)
-    both, pictures, w = torch.cat([c, torch.zeros_like(c)]), [], 0
-    for t in range(ddpm.n_timesteps, ddpm.n_timesteps - n_steps, -1):
+    x, w = torch.randn(N_SAMPLE * 10, 1, 28, 28, device=ddpm.device), 0
+    c = torch.eye(10, device=ddpm.device).repeat(N_SAMPLE, 1)
+    for t in range(ddpm.n_timesteps, 0, -1):
         time_ = torch.full((2 * len(x), 1, 1, 1), t / ddpm.n_timesteps, device=ddpm.device)
-        eps_c, eps_0 = ddpm.nn_model(torch.cat([x, x]), time_, both).chunk(2)
+        eps_c, eps_0 = ddpm.nn_model(torch.cat([x, x]), time_, torch.cat([c, torch.zeros_like(c)])).chunk(2)
         eps = (1 + w) * eps_c - w * eps_0
-        x = ddpm.one_over_sqrt_alpha_t[t] * (x - ddpm.one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t[t] * eps)
-        x = x + ddpm.sqrt_beta_t[t] * torch.randn_like(x)
-        pictures.append(x.cpu())
+        alpha, alpha_bar = ddpm.alpha_t[t], ddpm.alpha_bar_t[t]
+        x = (x - (1 - alpha) / (1 - alpha_bar).sqrt() * eps) / alpha.sqrt() + (1 - alpha).sqrt() * torch.randn_like(x)
+        x.cpu()
 
 
-class Enough(Exception):
-    """Ends the suite's sampling after so many steps."""
-
-
-def suite_sample(ddpm: DDPM, n: int, n_steps: int) -> None:
-    """The first n_steps of DDPM.sample at w = 0."""
-
-    def progress(t: int) -> None:
-        if t <= ddpm.n_timesteps - n_steps + 1:
-            raise Enough
-
-    with contextlib.suppress(Enough):
-        ddpm.sample(n, progress=progress)
-
-
-def show(what: str, plain: list[float], suite: list[float], unit: Callable[[float], str]) -> None:
-    """One line: the medians of both, and the median of the ratios of pairs."""
-    ratio = statistics.median(p / s for p, s in zip(plain, suite))
-    print(f"{what}: plain {unit(statistics.median(plain))}, suite {unit(statistics.median(suite))}, ratio {ratio:.2f}")
+def seconds(function: Callable[[], object], device: torch.device, plain: bool) -> float:
+    """How long the second of two calls takes: the first one finds the buffers of another variant."""
+    keep_large_buffers(not plain)
+    for _ in range(2):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--amp", choices=["off", "bf16", "auto"], default="auto")
-    parser.add_argument("--compile", choices=["off", "on", "auto"], default="auto")
-    parser.add_argument("--rounds", type=at_least(1), default=10, help="measurements of each kind (10)")
-    args = parser.parse_args()
+    args = parser().parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     device = pick_device(args.device)
-
-    spec = {"network": "conditional_unet", "network_arguments": {"in_channels": 1, "height": 28}, "ddpm": {}}
-    torch.manual_seed(0)
-    plain = build(spec, device)
-    plain.to(memory_format=torch.contiguous_format)
-    suite = build(spec, device, pick_amp(args.amp, device))
-    suite.nn_model.load_state_dict(plain.nn_model.state_dict())
-    precision = "bf16" if suite.amp_dtype else "float32"
-    print(f"{device_name(device)}, torch {torch.__version__}, suite in {precision}, compile {args.compile}", flush=True)
-
-    images = torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8)
-    train_set = ImageSet(images, torch.arange(60_000) % 10, [str(k) for k in range(10)], "noise")
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--log_dir", folder, "--device", args.device, "--compile", args.compile]
-        arguments = training_parser(None, ["noise"]).parse_args(words)
-        trainer = Trainer(suite, spec, train_set, train_set, arguments, {}, "", draw=lambda run: None)
-        trainer.folder = LogFolder(Path(folder), resume=False)
-        trainer.compile_losses()
-        y, c = trainer.train_set.batch(torch.arange(256))
-        plain_trained, bare = plain_step(plain, y, c), bare_step(trainer, y, c)
-        times = [
-            [seconds(plain_trained, device, plain=True), seconds(trainer.train_step, device), seconds(bare, device)]
-            for _ in range(args.rounds)
-        ]
-        plain_times, suite_times, bare_times = zip(*times)
-        show("training, batch 256", plain_times, suite_times, lambda s: f"{256 / s:.0f} images/s")
-        overhead = statistics.median(a / b for a, b in zip(suite_times, bare_times)) - 1
-        print(f"everything around the bare step (data, moving average, metrics): {overhead:+.1%}", flush=True)
+        trainer = suite_trainer(args, device, folder)
+        suite, plain = trainer.ddpm, build(trainer.spec, device)
+        plain.to(memory_format=torch.contiguous_format)
+        machine = f"{device_name(device)}, torch {torch.__version__}, suite in {suite.amp_dtype or torch.float32}"
+        print(machine, flush=True)
+        batch = trainer.train_set.batch(torch.arange(args.batch_size))
+        adam = torch.optim.Adam(plain.parameters(), lr=3e-4)
+        few, few_plain = (ddpm.respaced(args.sampling_steps) for ddpm in (suite, plain))
+        variants: dict[str, Callable[[], object]] = {
+            "plain step": lambda: bare_step(plain.training_losses, plain, adam, batch),
+            "suite step": trainer.train_step,
+            "suite bare step": lambda: bare_step(trainer.training_losses, suite, trainer.optimizer, batch),
+            "plain sampling": lambda: plain_sampling(few_plain),
+            "suite sampling": lambda: few.sample(N_SAMPLE),
+        }
+        rounds = [{k: seconds(f, device, "plain" in k) for k, f in variants.items()} for _ in range(args.rounds)]
 
-    steps = 20
-    times = [
-        [
-            seconds(lambda: plain_sample(plain, 4, steps), device, plain=True),
-            seconds(lambda: suite_sample(suite, 4, steps), device),
-        ]
-        for _ in range(args.rounds)
-    ]
-    show("sampling 40 images, w = 0, T = 400", *zip(*times), lambda s: f"{s * 400 / steps:.0f} s")
-    if sys.platform != "win32":
-        import resource
+    def median(name: str, per: str = "") -> float:
+        return statistics.median(times[name] / (times[per] if per else 1) for times in rounds)
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB")
+    sampled = N_SAMPLE * 10 * args.sampling_steps / suite.n_timesteps  # whole samples in that time
+    print(f"{'':<22}{'plain':>10}{'suite':>10}{'ratio':>10}")
+    for what, kind, n in (("training, images/s", "step", args.batch_size), ("samples/s, w = 0", "sampling", sampled)):
+        rates = "".join(f"{n / median(f'{side} {kind}'):10.3g}" for side in ("plain", "suite"))
+        print(f"{what:<22}{rates}{median(f'plain {kind}', f'suite {kind}'):10.2f}")
+    around = median("suite step", "suite bare step") - 1
+    print(f"data, moving average and metrics add {around:+.1%} to the suite's bare step")
+    if args.json:
+        write_json(args.json, {"machine": machine, "arguments": vars(args), "seconds": rounds})
 
 
 if __name__ == "__main__":
