@@ -38,9 +38,9 @@ KINDS = {"classes": "class-conditional run", "steps": "run without classes", "po
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
 
 
-def check_folder(path: Path, resample: str | None = None, judges: Any = None) -> Check | None:
-    """Everything about one folder, whatever it holds; None if it holds judges (evaluation/classifier.py) and no run, or is the page
-    over all folders (reporting/index.py): both stand among log folders.
+def check_folder(path: Path, resample: str | None = None, classifiers: Any = None) -> Check | None:
+    """All checks of one folder. None for two things that stand among log folders: a folder of classifiers
+    (evaluation/classifier.py), and the page over all folders (reporting/index.py).
     """
     if path.name == "index.html" and path.is_file():
         return None
@@ -54,7 +54,7 @@ def check_folder(path: Path, resample: str | None = None, judges: Any = None) ->
     if names and all(name.startswith("judge_") and name.endswith(".pt") for name in names) and not check.folder.others:
         return None
     try:
-        _all_checks(check, resample, judges)
+        _all_checks(check, resample, classifiers)
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -62,10 +62,10 @@ def check_folder(path: Path, resample: str | None = None, judges: Any = None) ->
     return check
 
 
-def _all_checks(check: Check, resample: str | None, judges: Any) -> None:
+def _all_checks(check: Check, resample: str | None, classifiers: Any) -> None:
     check_config(check)
     check_others(check)
-    if check.settings is not None:
+    if check.known_settings is not None:
         check.say("ok", "config.json", f"{KINDS[check.settings.kind]} on {check.settings.dataset}")
         check_changes(check)
         check_metrics(check)
@@ -75,8 +75,8 @@ def _all_checks(check: Check, resample: str | None, judges: Any) -> None:
             from evaluation.model_checks import check_models  # only now: loading torch takes seconds
 
             check_models(check, models, resample)
-        if judges is not None:
-            judges.look_at(check)
+        if classifiers is not None:
+            classifiers.look_at(check)
     check_strangers(check)
 
 
@@ -96,7 +96,7 @@ def table(path: Path, check: Check, quiet: bool) -> str:
 
 def row(path: Path, check: Check) -> dict[str, Any]:
     """The same as a row of the table of many folders."""
-    settings = check.settings
+    settings = check.known_settings
     texts = {
         level: "; ".join(f"{what}: {text}" for of, what, text in check.findings if of == level) for level in LEVELS
     }
@@ -125,7 +125,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def parse_arguments() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="log folders")
@@ -136,29 +136,27 @@ def parse_arguments() -> argparse.Namespace:
     add("--judge", action="store_true", help="let a judge, trained once on the real images, look at the last grids")
     add("--data_dir", type=Path, default=Path("./data"), help="of --judge: folder of the data sets (./data)")
     add("--judge_dir", type=Path, default=Path("./log/judges"), help="of --judge: where judges are kept (./log/judges)")
-    args = parser.parse_args()
-    missing = [path for path in args.folders if not path.exists()]
-    if missing:
-        raise CallError(f"there is no folder {printable(missing[0])}")
-    return args
+    return parser
 
 
 def main() -> None:
-    args = parse_arguments()
-    judges = None
+    args = parser().parse_args()
+    missing = [path for path in args.folders if not path.exists()]
+    if missing:
+        raise CallError(f"there is no folder {printable(missing[0])}")
+    classifiers = None
     if args.judge:
-        from evaluation.model_checks import Judges
+        from evaluation.model_checks import Classifiers  # only now: loading torch takes seconds
 
-        judges = Judges(args.data_dir, args.judge_dir)
+        classifiers = Classifiers(args.data_dir, args.judge_dir)
     to_stdout = args.csv is not None and str(args.csv) == "-"
     rows, failed = [], 0
     for path in args.folders:
-        check = check_folder(path, args.resample, judges)
+        check = check_folder(path, args.resample, classifiers)
         if check is None:
             print(
-                f"{printable(path)}: no log folder, but judges or the page over all folders; left out",
+                f"{printable(path)}: no log folder, left out (classifiers, or the page over all folders)",
                 file=sys.stderr,
-                flush=True,
             )
             continue
         failed += "problem" in [finding.level for finding in check.findings]

@@ -19,14 +19,18 @@ from reporting.page import write_report
 from reporting.reader import Unreadable
 
 
-def main() -> int:
-    """Write the pages that the command line asks for; returns the exit status: 2 for a wrong folder, 1 if writing failed."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log_dirs", nargs="*", metavar="FOLDER", help="a log folder: write its report.html again")
     parser.add_argument("--index", metavar="FOLDER", help="write index.html there, a table of the log folders below it")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Write the pages that the command line asks for; returns the exit status: 2 for a wrong folder, 1 if writing failed."""
+    args = parser().parse_args()
     if not args.log_dirs and not args.index:
-        parser.error("name a log folder, or --index and the folder that holds several")
+        parser().error("name a log folder, or --index and the folder that holds several")
     status = 0
     for write, folders in ((write_report, args.log_dirs), (write_index, [args.index] if args.index else [])):
         for folder in folders:

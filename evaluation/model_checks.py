@@ -115,7 +115,7 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ judges
 
 
-class Judges:
+class Classifiers:
     """The judges of the data sets that were met so far, and the real test images."""
 
     def __init__(self, data_dir: Path, judge_dir: Path):

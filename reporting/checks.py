@@ -28,13 +28,23 @@ class Check:
     """One folder (None: it cannot be opened), its findings so far, and what its run is and has reached."""
 
     def __init__(self, folder: Folder | None):
-        self.folder = folder
+        self._folder = folder
         self.findings: list[Finding] = []
-        self.settings: Settings | None = None
+        self.known_settings: Settings | None = None  # None: config.json does not tell them
         self.done = 0  # epochs or steps
         self.rows: list[dict[str, str]] = []
         self.generated: dict[str, np.ndarray] = {}  # grid's name -> its generated images
         self.facts: dict[str, Any] = {}  # for the table of many folders
+
+    @property
+    def folder(self) -> Folder:
+        assert self._folder is not None, "the folder cannot be opened"
+        return self._folder
+
+    @property
+    def settings(self) -> Settings:
+        assert self.known_settings is not None, "config.json does not tell the settings"
+        return self.known_settings
 
     def say(self, level: str, what: str, text: str) -> None:
         self.findings.append(Finding(level, printable(what), printable(text, 500)))
@@ -63,14 +73,14 @@ class Check:
 
 
 def check_config(check: Check) -> None:
-    """config.json -> check.settings; a problem, and None, if it is not there or makes no sense."""
+    """config.json -> check.known_settings; a problem, and None, if it is not there or makes no sense."""
     if not check.there("config.json", why="is missing: without it nobody knows what this run was"):
         return
     config = check.use(check.folder.json, "config.json")
     if config is None:
         return
     try:
-        check.settings = read_settings(config)
+        check.known_settings = read_settings(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
         check.say("problem", "config.json", f"does not tell what the run was: {reason}")
@@ -78,7 +88,7 @@ def check_config(check: Check) -> None:
 
 def check_changes(check: Check) -> None:
     """A note on the exercise's arguments that were changed."""
-    arguments, defaults = (check.settings.config.get(key) for key in ("arguments", "defaults"))
+    arguments, defaults = check.settings.config["arguments"], check.settings.config.get("defaults")
     free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "load_path", "save_every")
     if isinstance(defaults, dict):
         changed = [n for n in arguments if n in defaults and n not in free and arguments[n] != defaults[n]]
@@ -100,15 +110,12 @@ def check_metrics(check: Check) -> None:
         check.say("problem", name, "has no row" if not rows else f"has no column {missing[0]}")
         return
     check.rows = rows
-    marks = [finite(row[settings.unit]) for row in rows]
-    losses = [finite(row["train_loss"]) for row in rows]
-    wrong = [i for i, (mark, loss) in enumerate(zip(marks, losses)) if mark is None or loss is None]
-    wrong += [
-        i for i, row in enumerate(rows) if (row.get("val_loss") or "0") and finite(row.get("val_loss") or 0) is None
-    ]
-    if wrong:
-        check.say("problem", name, f"row {min(wrong) + 1} has a loss (or {settings.unit}) that is no finite number")
-        return
+    for i, row in enumerate(rows):
+        numbers = [row[settings.unit], row["train_loss"], row.get("val_loss") or 0]  # there may be no validation set
+        if None in map(finite, numbers):
+            check.say("problem", name, f"row {i + 1} has a loss (or {settings.unit}) that is no finite number")
+            return
+    marks, losses = ([float(row[key]) for row in rows] for key in (settings.unit, "train_loss"))
     check.done = int(max(marks))
     before = len(check.findings)
     if settings.unit == "epoch" and marks != list(range(1, len(rows) + 1)):
@@ -192,7 +199,7 @@ def _check_grid(
     if picture is None:
         return None
     grid = check.settings.grid()
-    groups = what_is_wrong(picture.pixels) or read_images(*picture, grid)
+    groups = what_is_wrong(picture.pixels) or read_images(picture.pixels, picture.geometry, grid)
     if isinstance(groups, str):
         check.say(level, name, groups)
         return None
@@ -222,6 +229,7 @@ def _check_animation(check: Check, name: str, generated: np.ndarray | None, leve
     grid = check.settings.grid()
     grid = grid._replace(rows=grid.rows[:1])
     first, last = (read_images(x, animation.geometry, grid, animated=True) for x in (animation.first, animation.last))
+    wrong: str | None = None
     if animation.n_frames < 2:
         wrong = "does not move: it has one frame"
     elif not animation.moves:
@@ -229,9 +237,9 @@ def _check_animation(check: Check, name: str, generated: np.ndarray | None, leve
     elif isinstance(first, str) or isinstance(last, str):
         wrong = str(last)
     else:
-        first, last = (_only_samples(groups[0], check.settings) for groups in (first, last))
-        wrong = ends_elsewhere(last, generated) if generated is not None else None
-        if wrong is None and ends_elsewhere(last, first) is None:
+        start, end = (_only_samples(groups[0], check.settings) for groups in (first, last))
+        wrong = ends_elsewhere(end, generated) if generated is not None else None
+        if wrong is None and ends_elsewhere(end, start) is None:
             wrong = "hardly moves: its first frame shows the images of its last"
     check.say(level if wrong else "ok", name, wrong or f"{animation.n_frames} frames, from noise to the grid's images")
 
@@ -283,7 +291,7 @@ def check_others(check: Check) -> None:
         entries = check.use(check.folder.json, "metrics.json")
         if entries is not None:
             check.say("ok", "metrics.json", "can be read")
-    elif check.settings is not None:
+    elif check.known_settings is not None:
         level = "problem" if check.settings.kind == "points" else "note"
         check.there("metrics.json", level, "is missing: nothing was measured (python evaluate.py MODEL)")
 

@@ -67,7 +67,7 @@ class Folder:
         self.files: dict[str, int] = {}
         self.others: dict[str, str] = {}
         try:
-            with os.scandir(path) as entries:
+            with os.scandir(self.path) as entries:
                 for n, entry in enumerate(entries):
                     if n >= most:
                         raise Unreadable(f"holds more than {most:,} files")

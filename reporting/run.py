@@ -77,7 +77,8 @@ class Run(NamedTuple):
 
     def last(self, key: str) -> float | None:
         """The newest finite value of a column of metrics.csv."""
-        return (self.numbers(key) or [None])[-1]
+        values = self.numbers(key)
+        return values[-1] if values else None
 
     def progress(self) -> tuple[int, int | None]:
         """How many epochs (or steps) are done, and how many were asked for, where that is known."""

@@ -481,7 +481,7 @@ class Judge(torch.nn.Module):
 @pytest.mark.parametrize("shift, status, text", [(0, 0, "100% of 10 images"), (1, 1, "0% of 10 images")])
 def test_judge(folder, data_dir, capsys, shift, status, text):
     test_set = sources.load("mnist", data_dir, False)
-    with mock.patch.object(model_checks.Judges, "of", return_value=(Judge(shift), 0.99, test_set)):
+    with mock.patch.object(model_checks.Classifiers, "of", return_value=(Judge(shift), 0.99, test_set)):
         assert run_check(folder, "--judge") == status
     out = capsys.readouterr().out
     assert f"  {'problem ' if status else 'ok      '} {GRID}: {text} show the class asked for" in out
