@@ -143,4 +143,4 @@ def test_the_example_of_adding_a_dataset_runs(tmp_path, monkeypatch, capsys):
         (tmp_path / "shapes" / "test.npz").write_bytes(b"no archive")
         with pytest.raises(SystemExit) as end:
             run_script(train_shapes.main)
-    assert end.value.code == 1 and "put the file there anew" in capsys.readouterr().err
+    assert end.value.code == 1 and "replace the file" in capsys.readouterr().err
