@@ -1,4 +1,4 @@
-"""Denoising diffusion probabilistic models: the equations, and nothing else.
+"""Denoising diffusion probabilistic models: the equations only.
 
     [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
     [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
@@ -11,17 +11,18 @@ identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t -
 from __future__ import annotations
 
 import copy
-from typing import Callable, Sequence, cast
+from typing import Sequence, cast
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from diffusion import inpainting, likelihood, schedules
-from diffusion.checks import check_finite
+from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite
 from diffusion.condition import Condition
 from diffusion.fast_network import for_inference
 from diffusion.noise import Generator, noise_like
-from diffusion.process import Asked, Time
+from diffusion.process import ConditionLike, Progress, Time
 from networks import layout_on
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -38,21 +39,21 @@ class DDPM(nn.Module):
         drop_prob: probability that a sample's class vector is zeroed in training ([CFG] Algorithm 1, p_uncond).
         schedule: 'linear' or 'cosine' (see diffusion/schedules.py).
         loss: 'mse' ([Ho] equation 14) or 'l1'.
-        variance, clip_x0: how reverse steps are taken where a call says nothing else; see `p_sample`.
+        variance, clip_x0: defaults of the sampling methods; see `p_sample`.
         amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
 
-    Raises ValueError that names the argument and its value if one is impossible.
+    Raises ValueError that names the argument and its value.
     """
 
     # The schedule's tensors, each float32 [T + 1] (see schedules.py), under the exercise's names.
-    time_t: torch.Tensor
-    sqrt_beta_t: torch.Tensor
-    alpha_t: torch.Tensor
-    alpha_bar_t: torch.Tensor
-    one_over_sqrt_alpha_t: torch.Tensor
-    sqrt_alpha_bar_t: torch.Tensor
-    sqrt_one_minus_alpha_bar_t: torch.Tensor
-    one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t: torch.Tensor
+    time_t: Tensor
+    sqrt_beta_t: Tensor
+    alpha_t: Tensor
+    alpha_bar_t: Tensor
+    one_over_sqrt_alpha_t: Tensor
+    sqrt_alpha_bar_t: Tensor
+    sqrt_one_minus_alpha_bar_t: Tensor
+    one_minus_alpha_t_over_sqrt_1_minus_alpha_bar_t: Tensor
 
     def __init__(
         self,
@@ -71,9 +72,8 @@ class DDPM(nn.Module):
         super().__init__()
         if not 0 <= drop_prob <= 1:
             raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
-        if loss not in ("mse", "l1"):
-            raise ValueError(f"loss must be 'mse' or 'l1', not {loss!r}")
-        _check_variance(variance)
+        check_choice("loss", loss, ("mse", "l1"))
+        check_choice("variance", variance, likelihood.VARIANCES)
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but torch sees no CUDA GPU: pass device='cpu'")
         for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
@@ -95,26 +95,26 @@ class DDPM(nn.Module):
 
     ddpm_schedule = staticmethod(schedules.ddpm_schedule)
 
-    def _at(self, values: torch.Tensor, t: Time, x: torch.Tensor) -> torch.Tensor:
-        """values[t], shaped to multiply x: [N, 1, ..., 1] for a tensor t [N], a scalar for a whole number."""
+    def _at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
+        """values[t], shaped to multiply x: [N, 1, ..., 1] for a tensor t [N], a scalar for an int."""
         if isinstance(t, int):
             return values[t]
         return values[t].view(-1, *[1] * (x.ndim - 1))
 
     # ------------------------------------------------------------ q: the noise process
 
-    def q_sample(self, x0: torch.Tensor, t: Time, noise: torch.Tensor) -> torch.Tensor:
+    def q_sample(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """x_t ~ q(x_t | x_0) for the given standard normal noise ([Ho] equation 4). t: int, or int64 [N], in 0..T.
 
         The factor is sqrt(alpha_bar_t); an exercise sheet that prints sqrt(alpha_t) there has a misprint.
         """
         return self._at(self.sqrt_alpha_bar_t, t, x0) * x0 + self._at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
 
-    def predict_x0(self, x_t: torch.Tensor, t: Time, eps: torch.Tensor) -> torch.Tensor:
+    def predict_x0(self, x_t: Tensor, t: Time, eps: Tensor) -> Tensor:
         """The x_0 that gives x_t with noise eps: `q_sample` solved for x_0 ([Ho] equation 15)."""
         return (x_t - self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self._at(self.sqrt_alpha_bar_t, t, x_t)
 
-    def q_posterior(self, x0: torch.Tensor, x_t: torch.Tensor, t: Time) -> tuple[torch.Tensor, torch.Tensor]:
+    def q_posterior(self, x0: Tensor, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (shaped like x_t) and variance (to broadcast) of q(x_{t-1} | x_t, x_0) ([Ho] equations 6, 7).
 
         t: int, or int64 [N], in 1..T. At t = 1 the mean is x_0 and the variance 0.
@@ -129,9 +129,7 @@ class DDPM(nn.Module):
 
     # ------------------------------------------------------------ training
 
-    def forward(
-        self, y: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
+    def forward(self, y: Tensor, c: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """The training loss of a batch, a scalar ([Ho] Algorithm 1, [CFG] Algorithm 1).
 
         y: [N, *size] float in [-1, 1]. c: [N, n_classes] float or None. Non-finite input is a ValueError.
@@ -143,9 +141,9 @@ class DDPM(nn.Module):
         return self.training_losses(y, c, t, noise).mean()
 
     def draw(
-        self, y: torch.Tensor, c: torch.Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What is random in a training step: t int64 [N] uniform on 1..T, noise like y, and c with dropped rows.
+        self, y: Tensor, c: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The random part of a training step: t int64 [N] uniform on 1..T, noise like y, and c with dropped rows.
 
         Raises ValueError if y is not float or c is not [N, n_classes].
         """
@@ -155,25 +153,22 @@ class DDPM(nn.Module):
         t = torch.randint(1, self.n_timesteps + 1, (n,), device=y.device, generator=generator)
         noise = torch.randn(y.shape, device=y.device, dtype=y.dtype, generator=generator)
         if c is not None:
-            if c.ndim != 2 or len(c) != n:
-                raise ValueError(f"c must be [{n}, n_classes] for a batch y of {n}, not {list(c.shape)}")
+            check_class_vectors(c, n)
             keep = torch.rand(n, 1, device=y.device, generator=generator) >= self.drop_prob
             c = c.to(y.dtype) * keep
         return t, noise, c
 
-    def training_losses(
-        self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def training_losses(self, y: Tensor, c: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14)."""
         error = self.eps(self.q_sample(y, t, noise), t, c) - noise
         error = error.abs() if self.loss == "l1" else error.square()
         return error.flatten(1).mean(dim=1)
 
-    def eps(self, x_t: torch.Tensor, t: Time, c: Asked = None) -> torch.Tensor:
+    def eps(self, x_t: Tensor, t: Time, c: ConditionLike = None) -> Tensor:
         """The predicted noise, float32, shaped like x_t.
 
-        c: class vectors, float [N, n_classes]; None, no class; or a `Condition`, with classifier-free guidance or
-        mixtures of classes (diffusion/condition.py).
+        c: class vectors, float [N, n_classes]; None for no class; or a `Condition`, for guidance and mixtures of
+        classes (diffusion/condition.py).
         """
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
@@ -182,7 +177,7 @@ class DDPM(nn.Module):
             return c.eps(self._network, x_t, time)
         return self._network(x_t, time, c)
 
-    def _network(self, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    def _network(self, x_t: Tensor, time: Tensor, c: Tensor | None) -> Tensor:
         if self.amp_dtype is None:
             return self.nn_model(x_t, time, c)
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
@@ -197,19 +192,19 @@ class DDPM(nn.Module):
 
     def p_sample(
         self,
-        x_t: torch.Tensor,
+        x_t: Tensor,
         t: int,
-        c: Asked = None,
+        c: ConditionLike = None,
         clip_x0: bool | None = None,
         variance: str | None = None,
         generator: Generator = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T. c: see `eps`.
 
-        clip_x0: whether to take the mean of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the
-            clamp this is the same mean as Algorithm 2's ([Ho] equations 10, 11).
+        clip_x0: whether the mean is that of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the
+            clamp this equals Algorithm 2's mean ([Ho] equations 10, 11).
         variance: sigma_t^2 = 'beta' (beta_t) or 'posterior' (that of q(x_{t-1} | x_t, x_0)), [Ho] section 3.2.
-            None for either: the choice made in the constructor, or by `respaced`.
+            None for either: as in the constructor, or in `respaced`.
         generator: source of the noise; None: torch's own.
         """
         eps = self.eps(x_t, t, c)
@@ -230,14 +225,14 @@ class DDPM(nn.Module):
         size: Sequence[int] | None = None,
         n_classes: int | None = 10,
         g_weight: float | Sequence[float] = 0.0,
-        classes: str | Sequence[int] | torch.Tensor | None = "all",
+        classes: str | Sequence[int] | Tensor | None = "all",
         clip_x0: bool | None = None,
         variance: str | None = None,
         generator: Generator = None,
         mixture: str = "vector",
         record: bool = True,
-        progress: Callable[[int], None] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        progress: Progress = None,
+    ) -> tuple[Tensor, Tensor]:
         """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight ([CFG] equation 6, see `Condition`).
 
         Args:
@@ -256,13 +251,10 @@ class DDPM(nn.Module):
             y_steps: float32 [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
                 x_T to y_0. S = 0 without `record`.
 
-        Raises ValueError for arguments that no sample can have. What runs is a faster copy of the network in eval mode
-        (see diffusion/fast_network.py); the network itself, its mode and its weights are left as they were found.
+        Raises ValueError for wrong arguments. A faster copy of the network runs, in eval mode (see
+        diffusion/fast_network.py); the network itself, its mode and its weights do not change.
         """
-        if variance is not None:
-            _check_variance(variance)
-        if n_sample < 1:
-            raise ValueError(f"n_sample must be at least 1, not {n_sample}")
+        check_count("n_sample", n_sample)
         vectors = self._class_vectors(classes, n_classes)
         n = n_sample if vectors is None else n_sample * len(vectors)
         c = None if vectors is None else Condition(vectors.repeat(n_sample, 1), g_weight, mixture)  # class-fastest
@@ -272,22 +264,22 @@ class DDPM(nn.Module):
 
     def reverse_process(
         self,
-        x_t: torch.Tensor,
+        x_t: Tensor,
         t_start: int,
         times: Sequence[int] = (),
-        c: Asked = None,
+        c: ConditionLike = None,
         clip_x0: bool | None = None,
         variance: str | None = None,
         generator: Generator = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        progress: Progress = None,
+    ) -> tuple[Tensor, Tensor]:
         """Reverse steps from x_t, [N, *size] float, at time t_start down to 0. c: see `eps`; the others: see `p_sample`.
 
         Returns y_0, float32 [N, *size] on the device, and float32 [S, N, *size] on the CPU: x at each of the S `times`
         (falling, in 0..t_start). progress: called with t after each step.
         """
         if variance is not None:
-            _check_variance(variance)
+            check_choice("variance", variance, likelihood.VARIANCES)
         x, wanted = x_t, set(times)
         steps = [x] if t_start in wanted else []
         with torch.inference_mode():
@@ -298,8 +290,8 @@ class DDPM(nn.Module):
                     steps.append(x)
                 if progress is not None:
                     progress(t)
-        # One copy to the CPU at the end: a copy inside the loop would stop a GPU at every picture. The clone is an
-        # ordinary tensor, which a caller may use in training; one made in inference mode may not be.
+        # One copy to the CPU at the end, since a copy inside the loop makes a GPU wait. `clone` makes an ordinary tensor,
+        # which can be used in training; tensors made in inference mode cannot.
         return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
 
     # ------------------------------------------------------------ completing images: see diffusion/inpainting.py
@@ -309,12 +301,12 @@ class DDPM(nn.Module):
     # ------------------------------------------------------------ parts of the above
 
     def respaced(self, n_steps: int) -> DDPM:
-        """This object with n_steps of its T steps, for sampling in less time ([Nichol] section 4).
+        """A copy with n_steps of the T steps, for faster sampling ([Nichol] section 4). Fewer steps give worse images.
 
-        It has a schedule of its own, of n_steps times, and shares the network, which is told the times that it knows.
-        With fewer than T its `variance` is 'posterior': images are all but determined by x_t, and beta_t, much larger in
-        few steps, would leave noise on them. Data that are spread out like noise rather need 'beta' ([Ho] section 3.2).
-        The fewer the steps, the worse the images. ValueError unless 1 <= n_steps <= T.
+        It shares the network, and has a schedule of n_steps of the times that the network knows. If n_steps < T, its
+        `variance` is 'posterior': beta_t is much larger with few steps and would leave noise on images, which x_t nearly
+        determines. Data that are spread out like noise need 'beta' ([Ho] section 3.2).
+        Raises ValueError unless 1 <= n_steps <= T.
         """
         few = copy.copy(self)
         tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), n_steps)
@@ -324,8 +316,8 @@ class DDPM(nn.Module):
         return few
 
     def fast_copy(self, gradients: bool = False) -> DDPM:
-        """This object with a faster copy of its network, in eval mode; it shares the schedule. gradients: whether the
-        copy has to pass gradients to its input."""
+        """A copy with a faster network in eval mode, and the same schedule. gradients: whether that network must pass
+        gradients to its input."""
         fast = copy.copy(self)
         fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32, gradients)}
         return fast
@@ -342,9 +334,7 @@ class DDPM(nn.Module):
         T = self.n_timesteps
         return [t for t in range(T, -1, -1) if t == T or t % RECORD_EVERY == 0 or t < RECORD_LAST]
 
-    def _class_vectors(
-        self, classes: str | Sequence[int] | torch.Tensor | None, n_classes: int | None
-    ) -> torch.Tensor | None:
+    def _class_vectors(self, classes: str | Sequence[int] | Tensor | None, n_classes: int | None) -> Tensor | None:
         """`classes` of `sample` as a float matrix [K, n_classes] on the device, or None for no class."""
         if classes is None or not n_classes:
             return None
@@ -366,8 +356,3 @@ class DDPM(nn.Module):
             raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
         check_finite("classes", classes)
         return classes.float().to(self.device)
-
-
-def _check_variance(variance: str) -> None:
-    if variance not in likelihood.VARIANCES:
-        raise ValueError(f"variance must be 'beta' or 'posterior', not {variance!r}")

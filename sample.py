@@ -240,7 +240,7 @@ def draw_inpainting(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], 
     how = f"method {args.method}" + (f", scale {args.scale:g}" if args.method != "repaint" else "")
     walks = {"n_resample": args.walks, "jump_length": args.jump_length or inpainting.JUMP_LENGTH}
     how += "".join(f", {name} {value}" for name, value in walks.items()) if args.walks > 1 else ""
-    times = inpainting.repaint_times(ddpm.n_timesteps, walks["jump_length"], walks["n_resample"])
+    times = inpainting.resampling_times(ddpm.n_timesteps, walks["jump_length"], walks["n_resample"])
     n_steps = sum(after < before for before, after in zip(times, times[1:]))
     n_images = check_count(args.n_samples * len(images))
     with free_names(args.out, "inpainting") as paths, Progress(n_images) as progress:

@@ -42,14 +42,13 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from datasets.image_set import one_hot
 from ddpm import DDPM
 
 
-def sample_xt(
-    x0: torch.Tensor, t: int | torch.Tensor, epsilon: torch.Tensor, alphaBars: Sequence[float] | torch.Tensor
-) -> torch.Tensor:
+def sample_xt(x0: Tensor, t: int | Tensor, epsilon: Tensor, alphaBars: Sequence[float] | Tensor) -> Tensor:
     """x_t = sqrt(alphaBar_t) x_0 + sqrt(1 - alphaBar_t) epsilon (Ho et al. 2020, arXiv:2006.11239, equation 4).
 
     x0, epsilon: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm), in 0..T.
@@ -68,10 +67,10 @@ def sample_xt(
 def sample(
     ddpm: DDPM,
     n_samples: int,
-    classes: Sequence[int] | torch.Tensor | None = None,
+    classes: Sequence[int] | Tensor | None = None,
     g_weight: float = 0.0,
     generator: torch.Generator | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Draw samples by all T reverse steps: `DDPM.sample` without its pictures on the way.
 
     n_samples: of each class, or altogether if classes is None (no class is asked for then).
@@ -111,7 +110,7 @@ def train_classconditional(
     if not n_classes:
         raise ValueError("the network has no classes: use `train`")
 
-    def loss(x: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+    def loss(x: Tensor, label: Tensor | None) -> Tensor:
         if label is None:
             raise ValueError("the loader gives no labels, but (x, label) is needed")
         return ddpm(x, label if label.is_floating_point() else one_hot(label.long(), n_classes))
@@ -125,7 +124,7 @@ def _train(
     n_epochs: int,
     optim: torch.optim.Optimizer,
     device: str | torch.device,
-    loss_of: Callable[[torch.Tensor, Any], torch.Tensor],
+    loss_of: Callable[[Tensor, Any], Tensor],
 ) -> list[float]:
     ddpm.to(device)
     found, losses = ddpm.training, []
@@ -133,7 +132,7 @@ def _train(
     for epoch in range(1, n_epochs + 1):
         total, n = 0.0, 0
         for batch in loader:
-            x, *more = (batch,) if isinstance(batch, torch.Tensor) else batch
+            x, *more = (batch,) if isinstance(batch, Tensor) else batch
             x, label = x.to(device), more[0].to(device) if more else None
             loss = loss_of(x, label)
             optim.zero_grad()

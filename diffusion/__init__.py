@@ -1,1 +1,1 @@
-"""Annexes of ddpm.py: schedules, completions, likelihood, the fast network."""
+"""What ddpm.py needs besides the class itself: schedules, conditions, completions, likelihood, the fast network."""

@@ -1,11 +1,27 @@
-"""A check of tensors that come from a caller, for whatever takes some."""
+"""Checks of arguments. Each raises a ValueError that names the argument and its value."""
 
 from __future__ import annotations
 
-import torch
+from typing import Sequence
+
+from torch import Tensor
 
 
-def check_finite(name: str, values: torch.Tensor) -> None:
-    """ValueError that names the argument, and the first value that is not finite, if there is one."""
+def check_finite(name: str, values: Tensor) -> None:
     if not values.isfinite().all():
         raise ValueError(f"{name} must be finite, but holds {values[~values.isfinite()].flatten()[0].item()}")
+
+
+def check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+
+
+def check_class_vectors(c: Tensor, n: int) -> None:
+    if c.ndim != 2 or len(c) != n:
+        raise ValueError(f"c must be [{n}, n_classes] for a batch of {n}, not {list(c.shape)}")

@@ -1,4 +1,4 @@
-"""What the network is asked for: classes, guidance weight, and how mixtures of classes are meant.
+"""The condition of a sample: classes, guidance weight, and mixtures of classes.
 
 [CFG]  Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
 [Liu]  Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714
@@ -9,68 +9,67 @@ from __future__ import annotations
 from typing import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from diffusion.checks import check_finite
+from diffusion.checks import check_choice, check_finite
 
 MIXTURES = ("vector", "scores")
 
 
 class Condition:
-    """A guided condition for N images: for each image, which class vectors the network sees, with which weights.
+    """A guided condition for N images: for each image, the class vectors that the network gets, and their weights.
 
-    The predicted noise of an image is the weighted sum of the network's answers. The weights sum to 1, and what has
-    weight 0 is not computed. With guidance weight w ([CFG] equation 6):
+    The predicted noise of an image is the weighted sum of the network's outputs for these vectors. The weights sum to 1.
+    Outputs with weight 0 are not computed. With guidance weight w ([CFG] equation 6):
 
         (1 + w) eps(x_t, c) - w eps(x_t, no class)
 
-    w = 0 is the conditional model and w = -1 the unconditional one: the network sees each image once in these two cases,
-    and twice for every other w.
+    w = 0 is the conditional model and w = -1 the unconditional one. They need one network output per image, every other
+    w needs two.
 
     Args:
         c: class vectors, float [N, n_classes]. A row of zeros is "no class".
         g_weight: guidance weight w, one for all images or N of them.
-        mixture: what a row of c that is not one-hot means. 'vector': the network gets it as it is. 'scores': the network
-            is asked for each class k of the row, with weight w_k = (1 + w) c_k ([Liu] equation 11):
+        mixture: the meaning of a row of c that is not one-hot. 'vector': the network gets the row as it is. 'scores': the
+            network gets each class k of the row separately, with weight w_k = (1 + w) c_k ([Liu] equation 11):
 
                 eps(x_t, no class) + sum_k w_k (eps(x_t, class k) - eps(x_t, no class))
 
-            which is the guidance above for a one-hot row. The network sees an image once for each of its classes, and
-            once more unless the w_k sum to 1.
+            For a one-hot row this is the guidance above. It needs one network output per class of the row, and one more
+            unless the w_k sum to 1.
 
-    Raises ValueError that names the argument and its value if one is impossible.
+    Raises ValueError that names the argument and its value.
     """
 
-    def __init__(self, c: torch.Tensor, g_weight: float | Sequence[float] = 0.0, mixture: str = "vector"):
+    def __init__(self, c: Tensor, g_weight: float | Sequence[float] = 0.0, mixture: str = "vector"):
         if c.ndim != 2:
             raise ValueError(f"c must be [N, n_classes], not {list(c.shape)}")
         check_finite("c", c)
-        if mixture not in MIXTURES:
-            raise ValueError(f"mixture must be one of {MIXTURES}, not {mixture!r}")
-        # Worked out once, on the CPU in float64: what is to be computed must not be asked of a GPU at every step.
+        check_choice("mixture", mixture, MIXTURES)
         n, n_classes = c.shape
-        vectors = c.detach().cpu().double()
         w = torch.as_tensor(g_weight, dtype=torch.float64)
         if w.ndim > 1 or w.numel() not in (1, n) or not w.isfinite().all():
             raise ValueError(f"g_weight must be a finite number, or one for each of {n} images, not {g_weight}")
+        # All this once, on the CPU in float64: looking for zeros at every step would make a GPU wait.
+        vectors = c.detach().cpu().double()
         if mixture == "vector":
-            asked = [(vectors, (1 + w).expand(n))]
-        else:
-            one_class = torch.eye(n_classes, dtype=torch.float64)
-            asked = [(one_class[k].expand(n, -1), (1 + w) * vectors[:, k]) for k in range(n_classes)]
-        weights = torch.stack([weight for _, weight in asked])
-        weights = torch.cat([weights, 1 - weights.sum(0, keepdim=True)])  # [M, N], of "no class" in the last row
-        vectors = torch.stack([*(vector for vector, _ in asked), torch.zeros(n, n_classes, dtype=torch.float64)])
+            weights, vectors = (1 + w).expand(1, n), vectors[None]  # [1, N], [1, N, n_classes]
+        else:  # [n_classes, N], [n_classes, N, n_classes]
+            weights = (1 + w) * vectors.T.contiguous()
+            vectors = torch.eye(n_classes, dtype=torch.float64)[:, None].expand(-1, n, -1)
+        weights = torch.cat([weights, 1 - weights.sum(0, keepdim=True)])  # the last row: "no class"
+        vectors = torch.cat([vectors, torch.zeros(1, n, n_classes, dtype=torch.float64)])
         needed = weights != 0
-        self.images = torch.arange(n).expand_as(weights)[needed]  # int64 [R]: of which image each question is, R >= N
-        self.plain = torch.equal(self.images, torch.arange(n))  # one question for each image, so with weight 1
+        self.images = torch.arange(n).expand_as(weights)[needed]  # int64 [R]: the image of each network output, R >= N
+        self.plain = torch.equal(self.images, torch.arange(n))  # one output per image, with weight 1
         self.images = self.images.to(c.device)
         self.vectors = vectors[needed].to(c.device, torch.float32)  # [R, n_classes]
         self.weights = weights[needed].to(c.device, torch.float32)  # [R]
 
-    def eps(self, network: Callable[..., torch.Tensor], x_t: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """The guided noise, shaped like x_t [N, *size]. network(x, time, c): the noise of [R, *size] by class vectors."""
+    def eps(self, network: Callable[..., Tensor], x_t: Tensor, time: Tensor) -> Tensor:
+        """The guided noise, shaped like x_t [N, *size]. network(x, time, c) predicts the noise [R, *size]."""
         if self.plain:
             return network(x_t, time, self.vectors)
-        answers = network(x_t[self.images], time[self.images], self.vectors)  # [R, *size]
-        weighted = self.weights.view(-1, *[1] * (x_t.ndim - 1)) * answers
+        outputs = network(x_t[self.images], time[self.images], self.vectors)  # [R, *size]
+        weighted = self.weights.view(-1, *[1] * (x_t.ndim - 1)) * outputs
         return torch.zeros_like(x_t).index_add_(0, self.images, weighted)

@@ -6,16 +6,16 @@ import copy
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32, gradients: bool = False) -> nn.Module:
-    """A copy of `network` in eval mode whose outputs are the same up to rounding.
+    """A copy of `network` in eval mode. Its outputs are the same up to rounding. The original is not changed.
 
-    In every nn.Sequential a BatchNorm2d after a Conv2d is merged into it, and on a CPU a GELU after that is computed
-    by the convolution as it writes its result. dtype: what the network is to compute in (that of autocast, if on).
-    gradients: the copy has to pass gradients to its input; the convolution that applies a GELU cannot, and is left out.
-    The original keeps its mode, its weights and its gradients.
+    In every nn.Sequential a Conv2d and the BatchNorm2d after it become one layer, and on a CPU also the GELU after that.
+    dtype: what the network computes in (autocast's dtype, if it is on). gradients: whether the copy must pass gradients
+    to its input; then the GELU stays a layer of its own, since `ConvGELU` has no backward pass.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
@@ -27,34 +27,28 @@ def for_inference(network: nn.Module, dtype: torch.dtype = torch.float32, gradie
 
 
 def _fold_batchnorm(layers: nn.Sequential) -> None:
-    # In eval mode a BatchNorm is a fixed affine map of each channel, so that the convolution before can carry it.
+    # In eval mode a BatchNorm is a fixed affine map of each channel, and the convolution before it can include it.
     for i in range(len(layers) - 1):
         conv, norm = layers[i], layers[i + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
-            layers[i] = fuse_conv_bn_eval(conv, norm)
-            layers[i + 1] = nn.Identity()
+            layers[i], layers[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def _fuse_gelu(layers: nn.Sequential, dtype: torch.dtype) -> None:
-    for i in range(len(layers)):
-        conv = layers[i]
-        following = [j for j in range(i + 1, len(layers)) if not isinstance(layers[j], nn.Identity)][:1]
-        if following and isinstance(conv, nn.Conv2d) and _is_exact_gelu(layers[following[0]]):
+    rest = [i for i, layer in enumerate(layers) if not isinstance(layer, nn.Identity)]
+    for i, j in zip(rest, rest[1:]):
+        conv, gelu = layers[i], layers[j]
+        if isinstance(conv, nn.Conv2d) and isinstance(gelu, nn.GELU) and gelu.approximate == "none":
             fused = ConvGELU(conv, dtype)
             if fused.works():
-                layers[i] = fused
-                layers[following[0]] = nn.Identity()
-
-
-def _is_exact_gelu(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.GELU) and layer.approximate == "none"
+                layers[i], layers[j] = fused, nn.Identity()
 
 
 class ConvGELU(nn.Module):
-    """A convolution of a CPU that applies the GELU while its result is still in the cache.
+    """A convolution that applies the GELU while its result is still in the CPU's cache.
 
-    The operator is the one that torch.compile uses; called by hand it needs no compiler and no waiting. It is not
-    part of torch's public interface, so that `works` tries it, and whoever gets False keeps the two layers apart.
+    torch.compile uses the same operator; a direct call needs no compiler. The operator is not part of torch's public
+    interface: `works` tries it, and where it fails the two layers stay as they are.
     """
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
@@ -73,7 +67,7 @@ class ConvGELU(nn.Module):
             return False
         return True
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H', W'] in the dtype of the weights."""
         convolution = torch.ops.mkldnn._convolution_pointwise
         return convolution(x.to(self.weight.dtype), self.weight, self.bias, *self.geometry, "gelu", [], "none")

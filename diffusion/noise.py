@@ -1,15 +1,16 @@
-"""Gaussian noise for sampling, also the same noise for several images."""
+"""Gaussian noise for sampling; several images may share it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Union
 
 import torch
+from torch import Tensor
 
 
 class SharedNoise(NamedTuple):
-    """In place of a generator: noise is drawn for n images and repeated over the batch, so that image i and image i + n
-    get the same at every step. What differs between them is then an effect of their conditions alone.
+    """In place of a generator: noise for n images, repeated over the batch. Image i and image i + n get the same noise
+    at every step, so that they differ by their conditions only.
     """
 
     generator: torch.Generator | None
@@ -19,10 +20,10 @@ class SharedNoise(NamedTuple):
 Generator = Union[torch.Generator, SharedNoise, None]
 
 
-def noise_like(x: torch.Tensor, generator: Generator = None) -> torch.Tensor:
+def noise_like(x: Tensor, generator: Generator = None) -> Tensor:
     """Standard normal noise with the shape, dtype and device of x [N, *size]. None: torch's own generator.
 
-    Raises ValueError if SharedNoise does not divide N.
+    Raises ValueError if N is not a multiple of SharedNoise's n.
     """
     if isinstance(generator, SharedNoise):
         if len(x) % generator.n:

@@ -498,7 +498,7 @@ def test_default_device_without_gpu_is_one_clear_error():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"n_sample": 0}, "n_sample must be at least 1, not 0"),
+        ({"n_sample": 0}, "n_sample must be a whole number of at least 1, not 0"),
         ({"classes": [0, 3]}, "classes holds 3, but class indices run from 0 to 2"),
         ({"classes": [-1]}, "classes holds -1"),
         ({"classes": []}, "at least one class"),
@@ -521,7 +521,7 @@ def test_refuses_impossible_samples(arguments, words):
     [
         (torch.tensor([[math.nan]]), torch.zeros(1, 3), "y must be finite, but holds nan"),
         (torch.zeros(1, 1), torch.tensor([[math.inf, 0, 0]]), "c must be finite, but holds inf"),
-        (torch.zeros(2, 1), torch.zeros(3, 3), "c must be [2, n_classes] for a batch y of 2, not [3, 3]"),
+        (torch.zeros(2, 1), torch.zeros(3, 3), "c must be [2, n_classes] for a batch of 2, not [3, 3]"),
         (torch.zeros(2, 1), torch.zeros(2), "not [2]"),
         (torch.zeros(2, 1, dtype=torch.uint8), None, "y must be float in [-1, 1], not torch.uint8"),
     ],

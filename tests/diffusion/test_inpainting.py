@@ -208,7 +208,7 @@ def test_a_pixel_predicted_beyond_black_is_still_pulled_to_white():
 def test_slope_is_of_each_image_alone():
     """Two images whose errors differ by far: what one does must not depend on the other."""
     gradient, error = torch.tensor([[[[0.3, 0.1]]], [[[40.0, 8.0]]]]), torch.tensor([[[[0.5, 0.0]]], [[[20.0, 10.0]]]])
-    found = inpainting.step_that_fits(gradient, error)
+    found = inpainting.divided_by_slope(gradient, error)
     slopes = [0.3 * 0.5 / 0.25, (40 * 20 + 8 * 10) / 500]  # <error, J^T error> / <error, error>
     torch.testing.assert_close(found, torch.stack([gradient[0] / slopes[0], gradient[1] / slopes[1]]))
 
@@ -216,9 +216,9 @@ def test_slope_is_of_each_image_alone():
 def test_a_step_is_not_longer_than_the_least_slope_allows():
     """Where an error hardly depends on x_t, the fitting step would be as long as one likes; and no error is no step."""
     error = torch.ones(1, 1, 1, 2)
-    found = inpainting.step_that_fits(torch.tensor([[[[1e-6, 3e-6]]]]), error)
-    torch.testing.assert_close(found, torch.tensor([[[[1e-6, 3e-6]]]]) / inpainting.LEAST_SLOPE)
-    assert torch.equal(inpainting.step_that_fits(torch.zeros(1, 1, 1, 2), 0 * error), torch.zeros(1, 1, 1, 2))
+    found = inpainting.divided_by_slope(torch.tensor([[[[1e-6, 3e-6]]]]), error)
+    torch.testing.assert_close(found, torch.tensor([[[[1e-6, 3e-6]]]]) / inpainting.MIN_SLOPE)
+    assert torch.equal(inpainting.divided_by_slope(torch.zeros(1, 1, 1, 2), 0 * error), torch.zeros(1, 1, 1, 2))
 
 
 def test_the_input_method_is_plain_autograd():
@@ -234,7 +234,7 @@ def test_the_input_method_is_plain_autograd():
     slopes = torch.stack([(g * e).sum() / (e * e).sum() for g, e in zip(gradient, error)]).view(2, 1, 1, 1)
     found = ddpm.complete_image(y, mask, 0.7, "input", generator=seeded())
     torch.testing.assert_close(found, x0_hat - 0.7 * gradient / slopes, rtol=1e-3, atol=1e-4)
-    assert slopes.min() > 2 * inpainting.LEAST_SLOPE  # or its limit would have to stand above
+    assert slopes.min() > 2 * inpainting.MIN_SLOPE  # or its limit would have to stand above
     assert (gradient * (1 - mask)).abs().max() > 0.01  # the hidden pixels hear of it through the network alone
 
 
@@ -249,15 +249,15 @@ def test_the_error_is_that_of_the_clamped_prediction():
 
 
 def test_repaint_visits():
-    assert inpainting.repaint_times(5, 2, 2) == [5, 4, 3, 5, 4, 3, 2, 1, 3, 2, 1, 0]
-    assert inpainting.repaint_times(4, 2, 1) == [4, 3, 2, 1, 0]
-    assert inpainting.repaint_times(1, 10, 3) == [1, 0]
-    assert inpainting.repaint_times(4, 10, 3) == [4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 0]
+    assert inpainting.resampling_times(5, 2, 2) == [5, 4, 3, 5, 4, 3, 2, 1, 3, 2, 1, 0]
+    assert inpainting.resampling_times(4, 2, 1) == [4, 3, 2, 1, 0]
+    assert inpainting.resampling_times(1, 10, 3) == [1, 0]
+    assert inpainting.resampling_times(4, 10, 3) == [4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("T, jump, n", [(50, 10, 4), (101, 10, 3), (7, 3, 2)])
 def test_repaint_walks_every_stretch_n_times(T, jump, n):
-    times = inpainting.repaint_times(T, jump, n)
+    times = inpainting.resampling_times(T, jump, n)
     assert times[0] == T and times[-1] == 0
     steps = list(zip(times, times[1:]))
     assert all(after == before - 1 or 0 < after - before <= jump for before, after in steps)
@@ -271,7 +271,7 @@ def test_repaint_denoises_at_the_times_listed(monkeypatch):
     ddpm = gaussian_ddpm(torch.zeros(4), S, SIZE, n_timesteps=9)
     monkeypatch.setattr(DDPM, "p_sample", lambda self, x, t, *_, **__: seen.append(t) or x)
     ddpm.complete_image(image(), MASK, method="repaint", n_resample=3, jump_length=4, generator=seeded())
-    times = inpainting.repaint_times(9, 4, 3)
+    times = inpainting.resampling_times(9, 4, 3)
     assert seen == [before for before, after in zip(times, times[1:]) if after < before]
 
 
@@ -376,12 +376,12 @@ def test_same_seed_same_completion_and_everything_left_as_found(unet_ddpm, metho
         ({"y": None}, "ymask without y"),
         ({"y": torch.zeros(1, 1, 2, 3)}, "N, 1, 2, 2.*1, 1, 2, 3"),
         ({"y": torch.zeros(1, 1, 2, 2, dtype=torch.uint8)}, "float"),
-        ({"y": torch.full((1, 1, 2, 2), float("nan"))}, r"within \[-1, 1\]"),
-        ({"y": torch.full((1, 1, 2, 2), 255.0)}, r"within \[-1, 1\], not 255"),
+        ({"y": torch.full((1, 1, 2, 2), float("nan"))}, r"be in \[-1, 1\]"),
+        ({"y": torch.full((1, 1, 2, 2), 255.0)}, r"be in \[-1, 1\], not 255"),
         ({"y": torch.zeros(0, 1, 2, 2)}, "holds no image"),
         ({"ymask": torch.ones(3, 1, 2, 2)}, "broadcast"),
         ({"ymask": torch.full((1, 1, 2, 2), 0.5)}, "1 where y is known"),
-        ({"method": "magic"}, "'mean', 'input', 'repaint'"),
+        ({"method": "magic"}, "'mean' or 'input' or 'repaint'"),
         ({"scale": float("nan")}, "scale"),
         ({"scale": -1.0}, "scale"),
         ({"n_sample": 0}, "n_sample"),
@@ -410,5 +410,5 @@ def test_masks_hide_what_their_names_say():
     assert torch.equal(hidden["random"], (inpainting.mask_named("random", 8, 8, seeded()) == 0)[0, 0])
     share = (inpainting.mask_named("random", 100, 100, seeded()) == 0).float().mean().item()
     assert share == pytest.approx(0.75, abs=0.02)
-    with pytest.raises(ValueError, match="bottom, top"):
+    with pytest.raises(ValueError, match="'bottom' or 'top'"):
         inpainting.mask_named("inside out", 8, 8)

@@ -485,7 +485,7 @@ def test_half_precision_images_are_computed_in_float32():
         (torch.zeros(0, 4), None, "[0, 4]"),
         (torch.tensor([[math.nan]]), None, "x must be finite"),
         (torch.ones(1, 1), torch.tensor([[math.inf]]), "c must be finite"),
-        (torch.ones(2, 1), torch.zeros(3, 3), "c must be [2, n_classes] for 2 samples x, not [3, 3]"),
+        (torch.ones(2, 1), torch.zeros(3, 3), "c must be [2, n_classes] for a batch of 2, not [3, 3]"),
         (torch.ones(2, 1), torch.zeros(2), "not [2]"),
     ],
 )
@@ -497,8 +497,8 @@ def test_refuses_bad_batches(method, x, c, words):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"variance": "learned"}, "variance must be one of ('beta', 'posterior'), not 'learned'"),
-        ({"decoder": "laplace"}, "decoder must be one of ('discrete', 'gaussian'), not 'laplace'"),
+        ({"variance": "learned"}, "variance must be 'beta' or 'posterior', not 'learned'"),
+        ({"decoder": "laplace"}, "decoder must be 'discrete' or 'gaussian', not 'laplace'"),
         ({"n_draws": 0}, "n_draws must be a whole number of at least 1, not 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, not 2.5"),
         ({"x": torch.tensor([[0.5]])}, "256 levels"),
