@@ -290,8 +290,8 @@ class DDPM(nn.Module):
                     steps.append(x)
                 if progress is not None:
                     progress(t)
-        # One copy to the CPU at the end, since a copy inside the loop makes a GPU wait. `clone` makes an ordinary tensor,
-        # which can be used in training; tensors made in inference mode cannot.
+        # One copy to the CPU at the end, since a copy inside the loop makes a GPU wait. `clone` gives an ordinary tensor:
+        # one made in inference mode cannot be used in training.
         return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
 
     # ------------------------------------------------------------ completing images: see diffusion/inpainting.py

@@ -101,7 +101,7 @@ def train(
 def train_classconditional(
     ddpm: DDPM, loader: Iterable, n_epochs: int, optim: torch.optim.Optimizer, device: str | torch.device
 ) -> list[float]:
-    """Train with classes, some of them hidden, so that guidance works (Ho, Salimans 2022, arXiv:2207.12598, Algorithm 1).
+    """Train with classes, some hidden, so that guidance works (Ho, Salimans 2022, arXiv:2207.12598, Algorithm 1).
 
     As `train`, but batches are (x, label). Labels are integers [N], which become one-hot rows, or such rows already,
     float [N, n_classes]. Each is hidden (zeroed) with the probability ddpm.drop_prob.

@@ -107,7 +107,7 @@ def try_lock(file: Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def free_names(folder: Path, stem: str, suffixes: Sequence[str] = (".png",), beside: str = "") -> Iterator[list[Path]]:
-    """Paths named `stem`, or `stem_2`, `stem_3`, ...: the first name that no file with any of `suffixes` or `beside` has.
+    """Paths named `stem`, or `stem_2`, `stem_3`, ...: the first that no file with a suffix or `beside` has.
 
     An empty file reserves the name, so that two processes never get the same one. If the block writes nothing, because
     of an error or a signal, the empty file is removed.

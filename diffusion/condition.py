@@ -30,8 +30,8 @@ class Condition:
     Args:
         c: class vectors, float [N, n_classes]. A row of zeros is "no class".
         g_weight: guidance weight w, one for all images or N of them.
-        mixture: the meaning of a row of c that is not one-hot. 'vector': the network gets the row as it is. 'scores': the
-            network gets each class k of the row separately, with weight w_k = (1 + w) c_k ([Liu] equation 11):
+        mixture: the meaning of a row of c that is not one-hot. 'vector': the network gets the row as it is. 'scores':
+            the network gets each class k of the row separately, with weight w_k = (1 + w) c_k ([Liu] equation 11):
 
                 eps(x_t, no class) + sum_k w_k (eps(x_t, class k) - eps(x_t, no class))
 

@@ -89,7 +89,7 @@ def complete_image(
         scale: how much of the known pixels' error each step removes; not used by 'repaint'. method: see above.
         c: class vector of each image, float [N, n_classes], or None: no class. g_weight, mixture: see `Condition`.
         n_sample: completions of each image.
-        n_resample, jump_length: how often steps are repeated (None: 'repaint' 5 times, others 1), and how many at a time.
+        n_resample, jump_length: how often steps are taken (None: 'repaint' 5 times, others 1), and how many at a time.
         generator: source of all noise, on this object's device. progress: called with t after each reverse step.
 
     Returns float32 [n_sample * N, *size] on the device: completion j of image k stands at k + j * N.
@@ -157,7 +157,7 @@ def corrected_x0(
 ) -> Tensor:
     """x0_hat - scale * gradient of the squared error on the known pixels, like x = x_t.
 
-    The mean of q(x_{t-1} | x_t, x_0) is k_t x_0 + ... x_t. So it moves by k_t gradient: the correction of `complete_image`.
+    The mean of q(x_{t-1} | x_t, x_0) is k_t x_0 + ... x_t. So this moves it by k_t gradient, as the head says.
     """
     with torch.set_grad_enabled(through_network):
         x = x.detach().requires_grad_(through_network)
@@ -176,8 +176,8 @@ def divided_by_slope(gradient: Tensor, error: Tensor) -> Tensor:
 
     With the slope s = <error, J^T error> / <error, error> the known pixels move by their error on average, as with
     'mean', and the hidden ones in proportion. [PiGDM] has a function of t alone, which is right for data of variance 1;
-    the measured slope fits any data. For Gaussian data it is exact where the error is an eigenvector of the known pixels'
-    block of J (for example, one known pixel), and approximate elsewhere.
+    the measured slope fits any data. For Gaussian data it is exact where the error is an eigenvector of the known
+    pixels' block of J (for example, one known pixel), and approximate elsewhere.
     """
     dims = tuple(range(1, error.ndim))
     slope = (gradient * error).sum(dims, keepdim=True) / (error * error).sum(dims, keepdim=True).clamp(min=1e-12)

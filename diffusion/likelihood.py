@@ -80,7 +80,7 @@ def variational_bound(
         x: float [N, *size] in [-1, 1]. c: [N, n_classes] or None: no class.
         generator: source of the noise, on the model's device. n_draws: draws of x_t at each t, averaged.
         variance, clip_x0: the p_theta of `DDPM.p_sample`; None: as the DDPM samples. 'beta' gives a tighter bound for
-            data with a density, 'posterior' for data that x_t nearly determines. Clipping, as in the code of [Ho], lowers
+            data with a density, 'posterior' for data that x_t nearly determines. Clipping, as in [Ho]'s code, lowers
             L_1 .. L_{T-1} of data in [-1, 1] but may raise L_0: a black pixel is most probable if the mean is below -1.
         decoder: p_theta(x_0 | x_1). 'discrete': probabilities of 8-bit images; then bits per dimension compare with
             published ones. 'gaussian': a density, for data that are not images (bits per dimension may be negative).
