@@ -105,7 +105,7 @@ def draw_completions(
 ) -> None:
     """inpainting.png: the first images of a set, one half of each hidden and completed, without a class.
 
-    README.md says which method completes most of them to their true class; it is the one used here.
+    docs/results.md says which method completes most of them to their true class; it is the one used here.
     """
     images = to_float(real_set.images[: len(HIDDEN)]).cpu()
     hidden = HIDDEN[: len(images)]

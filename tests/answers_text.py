@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ANSWERS = sorted((ROOT / "answers").glob("*.md"))
-PAGES = [*ANSWERS, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *ANSWERS, *sorted((ROOT / "docs").glob("*.md"))]
 TAG = r"\\tag\{(\w+)\}"
 
 
