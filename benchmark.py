@@ -26,9 +26,10 @@ from common.files import write_json
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
 from ddpm import DDPM
+from training.arguments import settings_of
 from training.checkpoint import build
 from training.class_conditional import spec_of, training_parser
-from training.log_folder import LogFolder
+from training.settings import About, Plan
 from training.trainer import Trainer
 
 N_SAMPLE = 4  # of each of 10 classes
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: str) -> Trainer:
+def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: Path) -> Trainer:
     """The Trainer of train_mnist.py with its default settings, on noise instead of digits."""
     arguments = training_parser(None, ["noise"], log_dir=log_dir, batch_size=args.batch_size).parse_args([])
     spec = spec_of(arguments)
@@ -56,12 +57,12 @@ def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: str) 
         torch.arange(60_000) % 10,
         [str(k) for k in range(10)],
         "noise",
-    )
+    ).to(device)
     torch.manual_seed(0)
     ddpm = build(spec, device, pick_amp(args.amp, device))
-    trainer = Trainer(ddpm, spec, noise, noise, arguments, {}, "", draw=lambda run: None)
-    trainer.folder = LogFolder(Path(log_dir), resume=False)
-    trainer.compile_losses()
+    about = About(spec, arguments={}, defaults={}, expected="")
+    trainer = Trainer(ddpm, noise, noise, settings_of(arguments), Plan("epoch", 20, 5), about, draw=lambda run: None)
+    trainer.begin()
     return trainer
 
 
@@ -104,8 +105,8 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     device = pick_device(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = suite_trainer(args, device, folder)
-        suite, plain = trainer.ddpm, build(trainer.spec, device)
+        trainer = suite_trainer(args, device, Path(folder))
+        suite, plain = trainer.ddpm, build(trainer.about.spec, device)
         plain.to(memory_format=torch.contiguous_format)
         machine = f"{device_name(device)}, torch {torch.__version__}, suite in {suite.amp_dtype or torch.float32}"
         print(machine, flush=True)

@@ -16,24 +16,24 @@ import argparse
 import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import Any, Sequence
 
 import torch
 
 from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
 from common.machine import command_line, device_name, pick_amp, pick_device
 from datasets import sources
+from datasets.image_set import ImageSet
 from evaluation.record import Record, read_list, reverse_steps
 from evaluation.reference import Reference, draw_samples
 from figures.images import process_figures
 from training import checkpoint
-from training.arguments import add_method_arguments, add_running_arguments
+from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
 from training.class_conditional import draw_data
-from training.trainer import Trainer, plain_arguments
+from training.seeds import order_of_epoch
+from training.settings import Plan
+from training.trainer import Trainer
 from utils import new_figure, plain_axes, plot_animation, plot_image, write_figure
-
-if TYPE_CHECKING:
-    from training.trainer import Trainer
 
 EXPECTED = (
     "The loss falls fast in the first hundreds of steps and then hardly at all, while faces become faces: judge "
@@ -41,19 +41,18 @@ EXPECTED = (
 )
 
 
+N_MEASURED = 1_000  # samples that --fid compares with the training images
+N_PROCESS = 8  # images in the figures of the forward and the backward process
+
+
 def parser() -> argparse.ArgumentParser:
     """The exercise's names, and beside them those of the other scripts, which messages of the suite use."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    add = parser.add_argument_group("the exercise's arguments").add_argument
-    add("--batch_size", type=at_least(1), default=32, help="images per training step")
-    add("--train_steps", type=at_least(1), default=10_000, help="length of the training")
-    add(
-        "--save_and_sample_every",
-        type=at_least(1),
-        default=1000,
-        metavar="S",
-        help="model and pictures every S steps, and at the end",
-    )
+    add, count = parser.add_argument_group("the exercise's arguments").add_argument, at_least(1)
+    add("--batch_size", type=count, default=32, help="images per training step")
+    add("--train_steps", type=count, default=10_000, help="length of the training")
+    text = "model and pictures every S steps, and at the end"
+    add("--save_and_sample_every", type=count, default=1000, metavar="S", help=text)
     add("--data_class", default="cat", help="which animal: the name of a folder")
     add(
         "--image_size",
@@ -66,73 +65,44 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--time_steps",
         "--n_timesteps",
-        type=at_least(1),
+        type=count,
         default=50,
         dest="n_timesteps",
         help="T, the number of diffusion steps",
     )
-    add(
-        "--unet_dim",
-        "--n_features",
-        type=at_least(8),
-        default=16,
-        help="width of the network's first level, a multiple of 8",
-    )
-    add(
-        "--unet_dim_mults",
-        type=at_least(1),
-        nargs="+",
-        default=[1, 2, 4, 8],
-        metavar="M",
-        help="width of each level as a multiple",
-    )
-    add(
-        "--learning_rate",
-        "--l_rate",
-        type=in_range(0, 1e30, open_ends=True),
-        default=1e-3,
-        dest="l_rate",
-        help="of Adam, constant",
-    )
-    add(
-        "--save_folder",
-        "--log_dir",
-        type=Path,
-        default=Path("./log/log_afhq"),
-        dest="log_dir",
-        help="folder of everything that the run writes",
-    )
+    text = "width of the network's first level, a multiple of 8"
+    add("--unet_dim", "--n_features", type=at_least(8), default=16, help=text)
+    text = "width of each level as a multiple"
+    add("--unet_dim_mults", type=count, nargs="+", default=[1, 2, 4, 8], metavar="M", help=text)
+    rate = in_range(0, 1e30, open_ends=True)
+    add("--learning_rate", "--l_rate", type=rate, default=1e-3, dest="l_rate", help="of Adam, constant")
+    text = "folder of everything that the run writes"
+    add("--save_folder", "--log_dir", type=Path, default=Path("./log/log_afhq"), dest="log_dir", help=text)
     add("--load_path", type=Path, default=None, help="a model file of this script: begin with its weights")
     add("--data_path", "--data_dir", type=Path, default=Path("./data"), dest="data_dir", help="folder of the data sets")
-    add(
-        "--dataloader_workers",
-        "--n_workers",
-        type=at_least(0),
-        default=0,
-        dest="n_workers",
-        help="threads that decode image files, at the first start",
-    )
-    add("--n_samples", type=at_least(1), default=64, help="pictures in a grid of samples")
-    add(
-        "--fid",
-        action="store_true",
-        help=f"with the pictures: how far {N_MEASURED:,} samples are from the training images",
-    )
+    text = "threads that decode image files, at the first start"
+    add("--dataloader_workers", "--n_workers", type=at_least(0), default=0, dest="n_workers", help=text)
+    add("--n_samples", type=count, default=64, help="pictures in a grid of samples")
+    text = f"with the pictures: how far {N_MEASURED:,} samples are from the training images"
+    add("--fid", action="store_true", help=text)
     add("--judge_dir", type=Path, default=Path("./log/judges"), help="where the judges of --fid are kept")
     add_method_arguments(parser)
     add_running_arguments(parser)
-    parser.set_defaults(schedule="cosine", loss="l1", ema=0.995)
+    parser.set_defaults(schedule="cosine", loss="l1", ema=0.995, dataset="afhq")
     return parser
 
 
 def main() -> None:
     args = parser().parse_args()
     device = pick_device(args.device)
-    unet = {"in_channels": 3, "height": args.im_height, "dim": args.unet_dim, "dim_mults": list(args.unet_dim_mults)}
+    network = {"in_channels": 3, "height": args.im_height, "dim": args.unet_dim, "dim_mults": list(args.unet_dim_mults)}
     # The exercise's sampler: x_0 clamped, mean and variance of the posterior.
-    ddpm_arguments = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss,
-                      "variance": "posterior", "clip_x0": True}  # fmt: skip
-    spec = {"network": "unet", "network_arguments": unet, "ddpm": ddpm_arguments}
+    schedule = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
+    spec = {
+        "network": "unet",
+        "network_arguments": network,
+        "ddpm": {**schedule, "variance": "posterior", "clip_x0": True},
+    }
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
     if args.load_path and not (args.resume and (args.log_dir / "checkpoint.pt").exists()):
@@ -142,58 +112,58 @@ def main() -> None:
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}
     with values_from_call():
         train_set, val_set = (
-            sources.load("afhq", args.data_dir, train, n_workers=args.n_workers, **which) for train in (True, False)
+            sources.load("afhq", args.data_dir, train, n_workers=args.n_workers, **which).to(device)
+            for train in (True, False)
         )
-    args.dataset = "afhq"
-    defaults = plain_arguments(parser().parse_args([]))
-    draw = draw_animal_run
+    reference = None
     if args.fid:
         if args.resume:
-            read_list(args.log_dir / "metrics.json")  # now, and not at the first pictures, is it found damaged
-        train_set, val_set = train_set.to(device), val_set.to(device)
-        draw = functools.partial(draw, reference=Reference(train_set, val_set, args.judge_dir, args.data_dir))
-    Trainer(ddpm, spec, train_set, val_set, args, defaults, EXPECTED, draw, draw_data).run()
+            read_list(args.log_dir / "metrics.json")  # a damaged file is found now, not at the first pictures
+        reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
+    plan = Plan("step", args.train_steps, args.save_and_sample_every)
+    draw_first = functools.partial(draw_data, train_set=train_set)
+    draw = functools.partial(draw_animal_run, train_set=train_set, n_samples=args.n_samples, reference=reference)
+    told = about(parser(), args, spec, EXPECTED)
+    Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw, draw_first).run()
 
 
-N_MEASURED = 1_000  # samples that --fid compares with the training images
-
-
-N_PROCESS = 8  # images in the figures of the forward and the backward process
-
-
-def draw_animal_run(run: Trainer, reference: Reference | None = None) -> None:
+def draw_animal_run(run: Trainer, train_set: ImageSet, n_samples: int, reference: Reference | None = None) -> None:
     """samples_step{S}.png, forward_process.png, backward_process.png and the model; at the end a GIF of the samples.
     With a reference also a row of metrics.json and fid.png.
 
-    The noise is that of the run's seed at every moment: differences between pictures are differences of models.
+    All have the same noise, that of the run's seed: pictures of two steps differ because the models differ.
     """
-    final, seed = run.step == run.last_step, run.seed_for_pictures()
+    final, seed = run.step == run.plan.last_step, run.seed_for_pictures
     generator = torch.Generator(run.device).manual_seed(seed)
-    progress = lambda what: lambda t: run.sampling_progress(what, t)  # noqa: E731
-    y_0, y_steps = run.averaged.sample(run.args.n_samples, classes=None, generator=generator, record=final,
-                                       progress=progress("samples"))  # fmt: skip
+    y_0, y_steps = run.averaged.sample(n_samples, classes=None, generator=generator, record=final,
+                                       progress=run.sampling_progress("samples"))  # fmt: skip
     plot_image(run.log_dir / f"samples_{run.tail()}.png", y_0, title=f"{run.mark()}, samples")
+    run.watch.lap("grids")
     if final:
         plot_animation(run.log_dir / f"animation_{run.tail()}.gif", y_steps, run.averaged.recorded_times(),
                        math.ceil(math.sqrt(len(y_0))))  # fmt: skip
-    images, _ = run.train_set.batch(run.order_of_epoch(0)[:N_PROCESS])  # the first of the first training batch
-    process_figures(run.log_dir, run.averaged, images, seed, progress=progress("processes"))
+        run.watch.lap("animations")
+    first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
+    images, _ = train_set.batch(first)
+    process_figures(run.log_dir, run.averaged, images, seed, progress=run.sampling_progress("processes"))
+    run.watch.lap("other figures")
     if reference is not None:
         measure(run, reference)
+        run.watch.lap("measuring")
     run.save_model()  # last: a run that was stopped before makes all of these again
 
 
 def measure(run: Trainer, reference: Reference) -> None:
     """Compare samples with the training images, add that to metrics.json, and plot all that stands there as fid.png."""
-    seed = run.seed_for_pictures()
+    seed = run.seed_for_pictures
     images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, seed, watch=lambda t: run.heed_signals())
     file = run.log_dir / "metrics.json"
     about = {
         "command": command_line(),
         "device": device_name(run.device),
         "model": run.model_path().name,
-        "weights": "moving average" if run.average else "raw",
-        "sampler": f"ddpm, {run.ddpm.n_timesteps} steps, seed {run.args.seed}, {reverse_steps(run.ddpm)}",
+        "weights": "moving average" if run.settings.ema else "raw",
+        "sampler": f"ddpm, {run.ddpm.n_timesteps} steps, seed {run.settings.seed}, {reverse_steps(run.ddpm)}",
     }
     record = Record(file, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
     measured = reference.compare("samples", images, None, step=run.step)

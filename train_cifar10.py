@@ -11,6 +11,8 @@ The images are those of torchvision (downloaded to ./data if they are not there)
 
 from __future__ import annotations
 
+import argparse
+
 from common.console import run_script
 from training.class_conditional import train_classes, training_parser
 
@@ -24,8 +26,12 @@ DEFAULTS = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    return training_parser(__doc__, datasets=["cifar10"], **DEFAULTS)
+
+
 def main() -> None:
-    train_classes(training_parser(__doc__, datasets=["cifar10"], **DEFAULTS), EXPECTED)
+    train_classes(parser(), EXPECTED)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,21 @@ Model and metrics are of all classes; data.png shows them all, the other picture
 
 from __future__ import annotations
 
+import argparse
+
 from common.console import run_script
 from train_cifar10 import DEFAULTS, EXPECTED
 from training.class_conditional import train_classes, training_parser
 
 
+def parser() -> argparse.ArgumentParser:
+    return training_parser(
+        __doc__, datasets=["cifar100"], **{**DEFAULTS, "log_dir": "./log/log_cifar100", "n_classes": 100}
+    )
+
+
 def main() -> None:
-    defaults = {**DEFAULTS, "log_dir": "./log/log_cifar100", "n_classes": 100}
-    train_classes(training_parser(__doc__, datasets=["cifar100"], **defaults), EXPECTED)
+    train_classes(parser(), EXPECTED)
 
 
 if __name__ == "__main__":

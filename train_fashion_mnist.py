@@ -9,6 +9,8 @@ The images are read from ./data/FashionMNIST/raw, or downloaded there.
 
 from __future__ import annotations
 
+import argparse
+
 from common.console import run_script
 from training.class_conditional import train_classes, training_parser
 
@@ -19,8 +21,12 @@ EXPECTED = (
 )
 
 
+def parser() -> argparse.ArgumentParser:
+    return training_parser(__doc__, datasets=["fashion_mnist"], log_dir="./log/log_fashion_mnist")
+
+
 def main() -> None:
-    train_classes(training_parser(__doc__, datasets=["fashion_mnist"], log_dir="./log/log_fashion_mnist"), EXPECTED)
+    train_classes(parser(), EXPECTED)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ and digits at w = 1 most of which can be read after the first epoch.
 
 from __future__ import annotations
 
+import argparse
+
 from common.console import run_script
 from training.class_conditional import train_classes, training_parser
 
@@ -23,8 +25,12 @@ EXPECTED = (
 )
 
 
+def parser() -> argparse.ArgumentParser:
+    return training_parser(__doc__, datasets=["mnist", "rendered"], log_dir="./log/log_mnist")
+
+
 def main() -> None:
-    train_classes(training_parser(__doc__, datasets=["mnist", "rendered"], log_dir="./log/log_mnist"), EXPECTED)
+    train_classes(parser(), EXPECTED)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Arguments that all training scripts share."""
+"""Arguments that all training scripts share, and the settings of the training loop that follow from them."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Sequence
+from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 from common.console import CallError, at_least, in_range
+from training.settings import About, Settings, Spec
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
@@ -15,8 +17,8 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
-    add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY",
-        help="moving average of the weights, used for validation and pictures; 0: off")  # fmt: skip
+    average_help = "moving average of the weights, used for validation and pictures; 0: off"
+    add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY", help=average_help)
     add("--seed", type=at_least(0), default=0, help="decides every random draw")
 
 
@@ -30,9 +32,9 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_useless(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, options: dict[str, Sequence[str]]
+    parser: argparse.ArgumentParser, args: argparse.Namespace, options: Mapping[str, Sequence[str]]
 ) -> None:
-    """CallError if the call gives an option another value than its default, and its network does not have that option.
+    """CallError if the call changes an option that its network does not have.
 
     options: for each choice of --network, the names of those of its options that not all networks have.
     """
@@ -40,3 +42,22 @@ def refuse_useless(
         if getattr(args, name) != parser.get_default(name):
             others = " or ".join(network for network, names in options.items() if name in names)
             raise CallError(f"--{name} does nothing for --network {args.network}: leave it out, or take {others}")
+
+
+def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:
+    """The settings that the arguments of any training script ask for."""
+    flip = getattr(args, "flip", "off") == "on"  # points have no left and right, and no such option
+    same = {
+        name: getattr(args, name) for name in ("log_dir", "batch_size", "l_rate", "ema", "seed", "compile", "resume")
+    }
+    return Settings(flip=flip, dequantise=dequantise, **same)
+
+
+def about(parser: argparse.ArgumentParser, args: argparse.Namespace, spec: Spec, expected: str) -> About:
+    """What a run writes down of its call. expected: what a healthy run looks like, in words."""
+    return About(spec, plain_arguments(args), plain_arguments(parser.parse_args([])), expected)
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments as a dict of plain values, for files."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}

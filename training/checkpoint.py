@@ -12,7 +12,7 @@ import io
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Dict
+from typing import IO, Any
 
 import torch
 import torch.nn as nn
@@ -22,12 +22,10 @@ from common.files import atomic_write
 from datasets.sources import SOURCES
 from ddpm import DDPM
 from networks import Conditional_UNet, fc, unet
+from training.settings import Spec
 
 FORMAT = 1
 NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
-
-# {"network": a key of NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the two constructors.
-Spec = Dict[str, Any]
 
 MOST_UNITS = 4096  # channels, pixels, blocks: even without its weights a network takes time to build
 MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
@@ -36,28 +34,12 @@ MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass thr
 STORAGES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
 
-# Arguments that may differ between a run and its continuation: none of them changes what training computes. (The
-# device does, since each kind has random numbers of its own, but a run must be able to go on elsewhere.)
-FREE = set(
-    [
-        "n_epochs",
-        "log_dir",
-        "data_dir",
-        "n_workers",
-        "g_weight",
-        "n_samples",
-        "show_classes",
-        "resume",
-        "save_every",
-        "animate_every",
-        "device",
-        "compile",
-        "train_steps",
-        "save_and_sample_every",
-        "fid",
-        "judge_dir",
-        "load_path",
-    ]
+# Arguments that may differ when a run is resumed: none of them changes what training computes. (The device does, since
+# each kind has random numbers of its own, but a run must be able to go on elsewhere.)
+FREE = (
+    {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
+    | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
+    | {"n_workers"}
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}
@@ -131,9 +113,9 @@ def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     set unknown here.
     """
     name = content["arguments"].get("dataset")
-    if type(name) is not str or name not in SOURCES or len(ddpm.nn_model.size) != 3:
+    if type(name) is not str or name not in SOURCES or len(ddpm.sample_size()) != 3:
         raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
-    channels, height, _ = ddpm.nn_model.size
+    channels, height, _ = ddpm.sample_size()
     n_classes = len(content["class_names"]) or None
     data_class = None if n_classes else content["arguments"].get("data_class")
     return name, {"n_classes": n_classes, "data_class": data_class, "im_height": height, "im_channels": channels}
@@ -147,12 +129,30 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Pat
         raise RunError(f"the weights in {path} do not fit its network") from None
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The arguments that decide training and differ, as '--n_timesteps was 400, is 100': forbidden, adjustable."""
-    names = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    lines = {name: f"--{name} was {before.get(name)}, is {now[name]}" for name in names}
+def load_run(
+    path: Path, arguments: dict[str, Any], train_images: int, arithmetic: str, last_step: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of the checkpoint.pt of a run that is resumed, and a line for each change that a run may have.
+
+    arguments, train_images, arithmetic, last_step: of the run as it is asked for now.
+    CallError that names the difference if the file is another run's, or further than the run is to go.
+    """
+    content = load(path, "arguments", "train_images", "model", "average", "optimizer", "step")
+    before = content["arguments"]
+    names = [name for name in arguments if name not in FREE and before.get(name) != arguments[name]]
+    lines = {name: f"--{name} was {before.get(name)}, is {arguments[name]}" for name in names}
     forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
-    return forbidden, [line for name, line in lines.items() if name in ADJUSTABLE]
+    changes = [line for name, line in lines.items() if name in ADJUSTABLE]
+    if content["train_images"] != train_images:
+        forbidden.append(f"{content['train_images']} training images were there, now {train_images}")
+    if forbidden:
+        advice = "Use its arguments, or another --log_dir, or leave out --resume"
+        raise CallError(f"{path} is of a run with other arguments: {'; '.join(forbidden)}. {advice}")
+    if content["step"] > last_step:
+        raise CallError(f"{path} stands at step {content['step']}, but the run asked for is over at step {last_step}")
+    if content.get("arithmetic", arithmetic) != arithmetic:
+        changes.append(f"{arithmetic} instead of {content['arithmetic']!s:.60}, so not the same bits any more")
+    return content, changes
 
 
 # ------------------------------------------------------------------------------------------------ distrust

@@ -10,10 +10,10 @@ from ddpm import DDPM
 
 
 class MovingAverage:
-    """`ddpm` of this object is a copy of the given one whose network holds the averages.
+    """`ddpm` of this object is a copy of the given one whose network holds the averages; with decay 0 the weights.
 
-    The schedule is no part of it: only the network's tensors are averaged. BatchNorm's statistics are averaged with the
-    weights, because those of the present weights would not fit the averaged ones.
+    Only the network's tensors are averaged, not the schedule. BatchNorm's statistics are averaged with the weights,
+    because those of the present weights would not fit the averaged ones.
     """
 
     def __init__(self, ddpm: DDPM, decay: float):

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write there and under which names, what it says of itself, the lines it prints."""
+"""The folder of one run: who may write there, what it says of itself, the lines that the run prints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,51 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.console import CallError, live_line
-from common.files import try_lock, write_json
+from common.files import try_lock, write_csv, write_json
+from common.machine import environment
+from ddpm import DDPM
+from reporting.page import write_report
+from training.data_set import DataSet
+from training.losses import VALIDATION_IMAGES
+from training.settings import About, Settings
+from utils import plot_loss
+
+
+def config_of(about: About, settings: Settings, ddpm: DDPM, train_set: DataSet, val_set: DataSet) -> dict[str, Any]:
+    """The content of config.json: what was asked for, on what data and which machine."""
+    return {
+        **environment(ddpm.device),
+        "arguments": about.arguments,
+        "defaults": about.defaults,
+        "precision": precision_of(ddpm),
+        "seed": settings.seed,
+        "dataset": {
+            "name": train_set.name,
+            "train_images": len(train_set),
+            "val_images": min(VALIDATION_IMAGES, len(val_set)),
+            "classes": train_set.class_names,
+            "dequantised": settings.dequantise,
+        },
+        "n_parameters": sum(p.numel() for p in ddpm.nn_model.parameters()),
+        "spec": about.spec,
+        "expected": about.expected,
+    }
+
+
+def precision_of(ddpm: DDPM) -> str:
+    return "bf16 autocast" if ddpm.amp_dtype else "float32"
+
+
+def arithmetic_of(ddpm: DDPM) -> str:
+    """What a run has to keep to remain the same to the bit (on a GPU there are kernels that vary besides)."""
+    return f"{precision_of(ddpm)} on {ddpm.device.type}"
 
 
 class LogFolder:
     """A folder for one run at a time. Opening it never destroys an earlier run.
 
-    With `resume` the folder is taken as it stands; otherwise a run that it holds is first moved aside, to
-    `<name>_old1`, `_old2`, ... CallError if another process is training there, or the path is no folder.
+    With `resume` the folder is taken as it stands; otherwise a run that it holds is first moved to `<name>_old1`,
+    `<name>_old2`, ... CallError if another process is training there, or the path is no folder.
     """
 
     def __init__(self, path: Path, resume: bool):
@@ -25,9 +62,14 @@ class LogFolder:
             raise CallError(f"--log_dir {path} is a file; a folder is needed")
         path.mkdir(parents=True, exist_ok=True)
         self.log = self._lock()
-        self._clean()
-        if not resume and self._holds_run():
-            moved_to = self._set_aside()
+        for file in path.glob(".*"):  # left by a process that was killed while it wrote (see common.files.atomic_write)
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.\w+", file.name):
+                file.unlink()
+        if not resume and ((path / "config.json").exists() or any(path.glob("*.pt"))):
+            n = 1
+            while (moved_to := path.parent / f"{path.name}_old{n}").exists():
+                n += 1
+            os.replace(path, moved_to)
             path.mkdir()
             self.log = self._lock()
             self.say(f"an earlier run stood in {path}: it was moved to {moved_to} (--resume would have continued it)")
@@ -38,25 +80,8 @@ class LogFolder:
             raise CallError(f"another process is training in {self.path}: wait for it, or take another --log_dir")
         return log
 
-    def _clean(self) -> None:
-        """Remove the unfinished files of a process that was killed while it wrote (see utils.atomic_write)."""
-        for file in self.path.glob(".*"):
-            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.\w+", file.name):
-                file.unlink()
-
-    def _holds_run(self) -> bool:
-        return (self.path / "config.json").exists() or any(self.path.glob("*.pt"))
-
-    def _set_aside(self) -> Path:
-        n = 1
-        while (self.path.parent / f"{self.path.name}_old{n}").exists():
-            n += 1
-        moved_to = self.path.parent / f"{self.path.name}_old{n}"
-        os.replace(self.path, moved_to)
-        return moved_to
-
     def write_config(self, config: dict[str, Any], resumed_at: int | None = None) -> None:
-        """Write config.json. A continuation keeps the first one and adds its own command and machine to it."""
+        """Write config.json. A run that is resumed keeps the first one and adds its own command and machine to it."""
         file = self.path / "config.json"
         if resumed_at is not None and file.exists():
             try:
@@ -70,8 +95,19 @@ class LogFolder:
             config = {**before, **now, "resumed": [*before.get("resumed", []), again]}
         write_json(file, config)
 
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Write metrics.csv, if there is a row yet."""
+        if history:
+            write_csv(self.path / "metrics.csv", history)
+
+    def write_report(self, history: list[dict[str, Any]], unit: str) -> None:
+        """Write loss.png, if there is a row yet, and report.html. unit: "epoch" or "step", what the rows count."""
+        if history:
+            plot_loss(self.path / "loss.png", history, unit)
+        write_report(self.path)
+
     def say(self, line: str) -> None:
-        """A line for the terminal and for train.log."""
+        """Print a line, and write it to train.log."""
         self.live("")
         print(line, flush=True)
         self.write_log(line)

@@ -1,4 +1,4 @@
-"""What the next row of metrics is made of."""
+"""The losses of training and validation."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-from datasets.image_set import ImageSet
 from ddpm import DDPM
+from training.data_set import DataSet
 from training.seeds import VALIDATION, seed_for
 
+VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
 
-class Tally:
+
+class LossMeter:
     """The losses since the last row of metrics, summed by quarter of the timesteps, and the seconds that they took.
 
-    By quarter, because their mean over all t goes flat while training still gets on. A step's losses stay on the device
-    (`pending`) until `collect`, because each look at them makes a GPU wait.
+    By quarter, because the mean over all t hardly falls any more while training still improves the model. The losses of
+    a step stay on the device (`pending`) until `collect`, because copying them makes the CPU wait for the GPU.
     """
 
     def __init__(self, n_timesteps: int):
         self.n_timesteps = n_timesteps
-        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet brought to the CPU
+        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []  # (t, losses) not yet copied to the CPU
         self.sums, self.counts = np.zeros(4), np.zeros(4, dtype=int)  # by quarter of the timesteps
         self.seconds = 0.0
 
@@ -31,7 +33,7 @@ class Tally:
         self.pending.append((t, losses.detach()))
 
     def collect(self) -> np.ndarray:
-        """Bring the pending losses to the CPU and add them up. Returns the mean of each such step, float64 [steps]."""
+        """Copy the pending losses to the CPU and add them up. Returns the mean of each step, float64 [steps]."""
         t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
         losses = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
         self.pending = []
@@ -49,28 +51,26 @@ class Tally:
         with np.errstate(invalid="ignore"):
             return [float(mean) for mean in self.sums / self.counts]
 
-    def state(self) -> dict[str, Any]:
-        """The part of checkpoint.pt that `restore` needs: what is collected, as plain values."""
-        return {
-            "loss_sums": self.sums.tolist(),
-            "loss_counts": self.counts.tolist(),
-            "train_seconds": self.seconds,
-        }
+    def speed(self) -> float:
+        """Losses collected per second, which is samples per second."""
+        return float(self.counts.sum() / self.seconds)
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Go on from the `state` that a checkpoint holds."""
-        self.sums, self.counts = np.array(content["loss_sums"]), np.array(content["loss_counts"])
-        self.seconds = content["train_seconds"]
+    def state_dict(self) -> dict[str, Any]:
+        """What is collected, as plain values for a checkpoint."""
+        sums, counts = self.sums.tolist(), self.counts.tolist()
+        return {"loss_sums": sums, "loss_counts": counts, "train_seconds": self.seconds}
 
-
-VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.sums, self.counts = np.array(state["loss_sums"]), np.array(state["loss_counts"])
+        self.seconds = state["train_seconds"]
 
 
 @torch.inference_mode()
-def validation_loss(ddpm: DDPM, images: ImageSet, classes: bool, seed: int, batch_size: int = 256) -> float:
-    """Mean loss on the first VALIDATION_IMAGES images, with the same t and noise for every model that has this seed.
+def validation_loss(ddpm: DDPM, images: DataSet, classes: bool, seed: int, batch_size: int = 256) -> float:
+    """Mean loss on the first VALIDATION_IMAGES samples, with the same t and noise for every model that has this seed.
 
-    The t are spread evenly over 1..T, so that few images give a steady mean; no class is dropped. classes: whether the
+    The t are spread evenly over 1..T, so that few samples give a steady mean; no class is dropped. classes: whether the
     network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
     """
     n = min(VALIDATION_IMAGES, len(images))
@@ -91,11 +91,11 @@ def compiled_losses(
 ) -> Callable[..., torch.Tensor]:
     """`ddpm.training_losses` compiled, after a trial on a batch of images y and class vectors c.
 
-    A compiler that fails costs one line, given to `say`, and not the run: then it is `ddpm.training_losses` itself.
-    The trial leaves weights and BatchNorm statistics as they were, no gradients, and `ddpm` in train mode.
+    If the compiler fails, `say` gets a line about it and `ddpm.training_losses` itself is returned. The trial leaves
+    weights and BatchNorm statistics as they were, no gradients, and `ddpm` in train mode.
     """
     losses = ddpm.training_losses
-    before = copy.deepcopy(ddpm.nn_model.state_dict())  # the trial moves the BatchNorm statistics
+    before = copy.deepcopy(ddpm.nn_model.state_dict())  # the trial changes the BatchNorm statistics
     try:
         compiled = torch.compile(ddpm.training_losses)
         t, noise, c = ddpm.train().draw(y, c)
