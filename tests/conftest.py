@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from tiny_mnist import write_mnist
 from tiny_run import run_train_mnist
 from tiny_sample import loaded, run_sample
 
+from training import class_conditional, log_folder
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """The tensors here are small: threads that wait for each other would cost more than they save."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """Waiting for the disk takes longer than most tests, and files survive a test without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +47,16 @@ def whole_run(data_dir, tmp_path_factory):
 def train(data_dir):
     """train(log_dir, "--more arguments") runs train_mnist.py in this process and returns its exit status."""
     return lambda log_dir, more="": run_train_mnist(data_dir, log_dir, more)
+
+
+@pytest.fixture
+def quick(train):
+    """`train` without pictures and loss curve, which take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_conditional, "draw_class_run", lambda run, **_: run.save_model())
+        patch.setattr(class_conditional, "draw_data", lambda run, **_: None)
+        patch.setattr(log_folder, "plot_loss", lambda *_: None)
+        yield train
 
 
 # ------------------------------------------------------------ a trained model, for sample.py

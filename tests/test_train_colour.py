@@ -288,9 +288,9 @@ def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, mo
     monkeypatch.setattr(train_afhq, "plot_distances", lambda path, rows: drawn.append(rows))
     monkeypatch.setattr(train_afhq, "draw_samples", lambda *_, **__: (None, None))
     run = SimpleNamespace(averaged=None, device=torch.device("cpu"), log_dir=tmp_path, step=5)
-    run.model_path, run.seed_for_pictures, run.average = lambda: tmp_path / "model_step6.pt", lambda: 0, None
+    run.model_path, run.seed_for_pictures = lambda: tmp_path / "model_step6.pt", 0
     run.ddpm = SimpleNamespace(n_timesteps=5, variance="beta", clip_x0=False)
-    run.args = SimpleNamespace(seed=0)
+    run.settings = SimpleNamespace(seed=0, ema=0)
     rows = [{"step": 5, "features": "old"}, {"step": 6, "features": "new"}, {"step": 6, "features": "new", "fid": 2.0}]
     results = iter(rows)
     reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)

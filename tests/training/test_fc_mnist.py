@@ -40,8 +40,8 @@ def batches(monkeypatch):
 @pytest.mark.parametrize(
     "words, continuous", [(FC, True), (FC + "--dequantise off", False), ("", False), ("--dequantise on", True)]
 )
-def test_what_is_trained_on(train, tmp_path, batches, data_dir, words, continuous):
-    assert train(tmp_path / "log", f"{words} --n_epochs 1 --drop_prob 0") == 0
+def test_what_is_trained_on(quick, tmp_path, batches, data_dir, words, continuous):
+    assert quick(tmp_path / "log", f"{words} --n_epochs 1 --drop_prob 0") == 0
     levels = torch.cat([(y + 1) * (128 if continuous else 127.5) for y in batches])
     part = levels - levels.floor() if continuous else (levels - levels.round()).abs()
     if continuous:
@@ -53,7 +53,7 @@ def test_what_is_trained_on(train, tmp_path, batches, data_dir, words, continuou
     assert config["dataset"]["dequantised"] is continuous
 
 
-def test_validation_sees_the_8_bit_images(train, tmp_path, monkeypatch):
+def test_validation_sees_the_8_bit_images(quick, tmp_path, monkeypatch):
     seen, losses = [], trainer.DDPM.training_losses
 
     def spying(self, y, c, t, noise):
@@ -62,21 +62,21 @@ def test_validation_sees_the_8_bit_images(train, tmp_path, monkeypatch):
         return losses(self, y, c, t, noise)
 
     monkeypatch.setattr(trainer.DDPM, "training_losses", spying)
-    assert train(tmp_path / "log", FC + "--n_epochs 1") == 0
+    assert quick(tmp_path / "log", FC + "--n_epochs 1") == 0
     levels = torch.cat(seen)
     assert len(levels) == 20 and (levels - levels.round()).abs().max() < 1e-4
 
 
-def test_a_resumed_run_is_the_run_that_was_never_stopped(train, tmp_path, batches):
-    assert train(tmp_path / "whole", FC + "--n_epochs 2") == 0
+def test_a_resumed_run_is_the_run_that_was_never_stopped(quick, tmp_path, batches):
+    assert quick(tmp_path / "whole", FC + "--n_epochs 2") == 0
     whole = list(batches)
-    assert train(tmp_path / "parts", FC + "--n_epochs 1") == 0
-    assert train(tmp_path / "parts", FC + "--n_epochs 2 --resume") == 0
+    assert quick(tmp_path / "parts", FC + "--n_epochs 1") == 0
+    assert quick(tmp_path / "parts", FC + "--n_epochs 2 --resume") == 0
     assert all(torch.equal(a, b) for a, b in zip(whole, batches[len(whole) :]))
     assert all(
         torch.equal(a, b) for a, b in zip(weights(tmp_path / "whole").values(), weights(tmp_path / "parts").values())
     )
-    assert train(tmp_path / "parts", FC + "--n_epochs 2 --resume --dequantise off") == 2
+    assert quick(tmp_path / "parts", FC + "--n_epochs 2 --resume --dequantise off") == 2
 
 
 # ------------------------------------------------------------ the network that is trained

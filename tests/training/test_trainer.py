@@ -14,13 +14,16 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
+from tiny_networks import trained_unet
 from tiny_run import STEPS, TINY
 
 from common.machine import pick_amp
 from datasets.image_set import ImageSet
 from datasets.sources import load
+from ddpm import DDPM
 from figures.images import real_rows
 from training import checkpoint, class_conditional, trainer
+from training.ema import MovingAverage
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
 from utils import plot_image
@@ -30,18 +33,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """signal_at(step, signal) sends this process a signal in that training step, in its midst or right after it."""
+    """signal_at(step, signal) sends this process a signal in the midst of that training step."""
 
-    def arrange(step: int, number: int, where: str = "update_average") -> None:
-        original = getattr(trainer.Trainer, where)
+    def arrange(step: int, number: int) -> None:
+        original = MovingAverage.update
 
-        def with_signal(self):
-            before = self.step
-            original(self)
-            if before + 1 == step:
+        def with_signal(self, steps_before):
+            original(self, steps_before)
+            if steps_before + 1 == step:
                 os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(trainer.Trainer, where, with_signal)
+        monkeypatch.setattr(MovingAverage, "update", with_signal)
 
     return arrange
 
@@ -128,27 +130,26 @@ def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, STEPS, STEPS + 2])  # in the first epoch, at its end, in the second
-@pytest.mark.parametrize("where", ["update_average", "train_step"])
-def test_resumed_run_is_the_uninterrupted_run(train, signal_at, whole_run, tmp_path, step, where, monkeypatch):
-    signal_at(step, signal.SIGUSR1, where)
-    assert train(tmp_path / "log") == 128 + signal.SIGUSR1
+def test_resumed_run_is_the_uninterrupted_run(quick, signal_at, whole_run, tmp_path, step, monkeypatch):
+    signal_at(step, signal.SIGUSR1)
+    assert quick(tmp_path / "log") == 128 + signal.SIGUSR1
     assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == step
     monkeypatch.undo()
-    assert train(tmp_path / "log", "--resume") == 0
+    assert quick(tmp_path / "log", "--resume") == 0
     assert_same_training(whole_run, tmp_path / "log")
     assert (tmp_path / "log" / "model_epoch2.pt").exists()
 
 
-def test_a_resumed_run_with_dropout_is_the_uninterrupted_run(train, signal_at, tmp_path, monkeypatch):
+def test_a_resumed_run_with_dropout_is_the_uninterrupted_run(quick, signal_at, tmp_path, monkeypatch):
     monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)  # slow, and not asked about
     more = "--network unet --n_features 8 --dim_mults 1 2 --dropout 0.3 --n_epochs 1"
-    assert train(tmp_path / "whole", more) == 0
+    assert quick(tmp_path / "whole", more) == 0
     signal_at(2, signal.SIGUSR1)
-    assert train(tmp_path / "log", more) == 128 + signal.SIGUSR1
+    assert quick(tmp_path / "log", more) == 128 + signal.SIGUSR1
     monkeypatch.undo()
     monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)
     torch.manual_seed(99)  # as another process would stand elsewhere
-    assert train(tmp_path / "log", f"{more} --resume") == 0
+    assert quick(tmp_path / "log", f"{more} --resume") == 0
     assert_same_training(tmp_path / "whole", tmp_path / "log")
 
 
@@ -160,24 +161,24 @@ def test_the_first_signal_is_the_reason():
     assert stop.number == signal.SIGUSR1
 
 
-def test_other_arithmetic_is_told(train, tmp_path, capsys):
-    assert train(tmp_path / "log", "--n_epochs 1 --amp off") == 0
+def test_other_arithmetic_is_told(quick, tmp_path, capsys):
+    assert quick(tmp_path / "log", "--n_epochs 1 --amp off") == 0
     content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
     assert content["arithmetic"] == "float32 on cpu"
     for before in ("float32 on cpu", "bf16 autocast on cuda"):
         checkpoint.save(tmp_path / "log" / "checkpoint.pt", {**content, "arithmetic": before})
         capsys.readouterr()
-        assert train(tmp_path / "log", "--n_epochs 1 --amp off --resume") == 0
+        assert quick(tmp_path / "log", "--n_epochs 1 --amp off --resume") == 0
         said = f"from step {STEPS} on: float32 on cpu instead of bf16 autocast on cuda" in capsys.readouterr().out
         assert said == (before != "float32 on cpu")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_signals_save_and_tell_how_to_go_on(train, signal_at, tmp_path, capsys, name):
+def test_signals_save_and_tell_how_to_go_on(quick, signal_at, tmp_path, capsys, name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     signal_at(2, number)
-    assert train(tmp_path / "log") == 128 + number
+    assert quick(tmp_path / "log") == 128 + number
     assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == 2
     out = capsys.readouterr().out
     assert f"stopped by {name} after step 2" in out and out.rstrip().endswith("--resume")
@@ -187,14 +188,14 @@ def test_signals_save_and_tell_how_to_go_on(train, signal_at, tmp_path, capsys, 
 
 def test_signal_while_pictures_are_made(train, whole_run, tmp_path, monkeypatch):
     """The checkpoint of the epoch stands already; resuming makes the pictures."""
-    original = trainer.Trainer.sampling_progress
+    original = trainer.Trainer.heed_signals
 
-    def sampling_progress(self, w, t):
+    def heed_signals(self):
         os.kill(os.getpid(), signal.SIGTERM)
-        original(self, w, t)
+        original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "sampling_progress", sampling_progress)
+        patch.setattr(trainer.Trainer, "heed_signals", heed_signals)
         assert train(tmp_path / "log") == 128 + signal.SIGTERM
     assert not (tmp_path / "log" / "model_epoch2.pt").exists()
     assert train(tmp_path / "log", "--resume") == 0
@@ -229,17 +230,17 @@ def test_a_second_ctrl_c_acts_at_once():
         signal.signal(signal.SIGINT, before)
 
 
-def test_more_epochs_continue_a_finished_run(train, whole_run, tmp_path):
-    assert train(tmp_path / "log", "--n_epochs 1") == 0
-    assert train(tmp_path / "log", "--resume") == 0
+def test_more_epochs_continue_a_finished_run(quick, whole_run, tmp_path):
+    assert quick(tmp_path / "log", "--n_epochs 1") == 0
+    assert quick(tmp_path / "log", "--resume") == 0
     assert_same_training(whole_run, tmp_path / "log")
 
 
-def test_fewer_epochs_than_done_are_refused(train, signal_at, tmp_path, capsys):
+def test_fewer_epochs_than_done_are_refused(quick, signal_at, tmp_path, capsys):
     signal_at(STEPS + 2, signal.SIGUSR1)
-    train(tmp_path / "log")
+    quick(tmp_path / "log")
     capsys.readouterr()
-    assert train(tmp_path / "log", "--resume --n_epochs 1") == 2
+    assert quick(tmp_path / "log", "--resume --n_epochs 1") == 2
     assert f"is over at step {STEPS}" in last_line(capsys)
 
 
@@ -254,8 +255,8 @@ def test_a_finished_run_says_so_and_makes_its_pictures_again(train, tmp_path, ca
     assert grid.read_bytes() == before and (log_dir / "report.html").exists()
 
 
-def test_resume_without_a_checkpoint_begins(train, tmp_path, capsys):
-    assert train(tmp_path / "log", "--resume --n_epochs 1") == 0
+def test_resume_without_a_checkpoint_begins(quick, tmp_path, capsys):
+    assert quick(tmp_path / "log", "--resume --n_epochs 1") == 0
     assert "nothing to resume" in capsys.readouterr().out
 
 
@@ -268,23 +269,23 @@ def test_resume_without_a_checkpoint_begins(train, tmp_path, capsys):
         ("--limit 60", "--limit was None, is 60; 70 training images were there, now 60"),
     ],
 )
-def test_a_checkpoint_of_other_arguments_is_refused(train, signal_at, tmp_path, capsys, more, words):
+def test_a_checkpoint_of_other_arguments_is_refused(quick, signal_at, tmp_path, capsys, more, words):
     signal_at(2, signal.SIGTERM)
-    train(tmp_path / "log")
+    quick(tmp_path / "log")
     before = (tmp_path / "log" / "checkpoint.pt").read_bytes()
     capsys.readouterr()
-    assert train(tmp_path / "log", f"--resume {more}") == 2
+    assert quick(tmp_path / "log", f"--resume {more}") == 2
     assert words in last_line(capsys)
     assert (tmp_path / "log" / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_new_learning_rate_acts_after_resuming(train, tmp_path, capsys):
+def test_a_new_learning_rate_acts_after_resuming(quick, tmp_path, capsys):
     """What a diverged run is told to do must be possible, and must not be undone by the checkpoint."""
     for name, l_rate in (("same", "0.0003"), ("zero", "1e-30")):
         log_dir = tmp_path / name
-        assert train(log_dir, "--n_epochs 1") == 0
+        assert quick(log_dir, "--n_epochs 1") == 0
         before = checkpoint.load(log_dir / "checkpoint.pt")["model"]
-        assert train(log_dir, f"--resume --n_epochs 2 --l_rate {l_rate}") == 0
+        assert quick(log_dir, f"--resume --n_epochs 2 --l_rate {l_rate}") == 0
         after = checkpoint.load(log_dir / "checkpoint.pt")
         weights = [key for key in before if key.endswith(("weight", "bias"))]
         assert all(torch.equal(before[key], after["model"][key]) for key in weights) == (name == "zero")
@@ -304,17 +305,17 @@ def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch
     assert (tmp_path / "log" / "model_epoch1.pt").exists()
 
 
-def test_unfinished_files_of_a_killed_process_are_removed(train, tmp_path):
-    assert train(tmp_path / "log", "--n_epochs 1") == 0
+def test_unfinished_files_of_a_killed_process_are_removed(quick, tmp_path):
+    assert quick(tmp_path / "log", "--n_epochs 1") == 0
     (tmp_path / "log" / ".checkpoint.0a1b2c3d.pt").write_bytes(b"half")
     (tmp_path / "log" / ".mine").write_text("kept")
-    assert train(tmp_path / "log", "--n_epochs 1 --resume") == 0
+    assert quick(tmp_path / "log", "--n_epochs 1 --resume") == 0
     assert sorted(file.name for file in (tmp_path / "log").glob(".*")) == [".mine"]
 
 
-def test_an_earlier_run_is_moved_aside_never_overwritten(train, tmp_path, capsys):
+def test_an_earlier_run_is_moved_aside_never_overwritten(quick, tmp_path, capsys):
     for seed in (0, 1, 2):
-        assert train(tmp_path / "log", f"--n_epochs 1 --seed {seed}") == 0
+        assert quick(tmp_path / "log", f"--n_epochs 1 --seed {seed}") == 0
     seeds = {name: json.loads((tmp_path / name / "config.json").read_text())["seed"] for name in os.listdir(tmp_path)}
     assert seeds == {"log": 2, "log_old1": 0, "log_old2": 1}
     assert "it was moved to" in capsys.readouterr().out
@@ -323,7 +324,7 @@ def test_an_earlier_run_is_moved_aside_never_overwritten(train, tmp_path, capsys
 # ------------------------------------------------------------ randomness
 
 
-def test_every_epoch_sees_each_image_at_most_once_in_a_new_order(train, tmp_path, monkeypatch):
+def test_every_epoch_sees_each_image_at_most_once_in_a_new_order(quick, tmp_path, monkeypatch):
     batches = []
     original = ImageSet.batch
 
@@ -333,7 +334,7 @@ def test_every_epoch_sees_each_image_at_most_once_in_a_new_order(train, tmp_path
         return original(self, index, flip)
 
     monkeypatch.setattr(ImageSet, "batch", batch)
-    assert train(tmp_path / "log") == 0
+    assert quick(tmp_path / "log") == 0
     epochs = [batches[e * STEPS : (e + 1) * STEPS] for e in range(3)]
     orders = [torch.cat(epoch) for epoch in epochs]
     for order in orders:
@@ -347,11 +348,11 @@ def test_pictures_do_not_shift_training(train, whole_run, tmp_path):
     assert_same_training(whole_run, tmp_path / "log")
 
 
-def test_the_seed_decides(train, tmp_path):
+def test_the_seed_decides(quick, tmp_path):
     weights = []
     for seed in (0, 0, 1):
         log_dir = tmp_path / str(len(weights))
-        assert train(log_dir, f"--n_epochs 1 --seed {seed}") == 0
+        assert quick(log_dir, f"--n_epochs 1 --seed {seed}") == 0
         weights.append(
             torch.cat([w.flatten().float() for w in checkpoint.load(log_dir / "checkpoint.pt")["model"].values()])
         )
@@ -366,7 +367,7 @@ def test_seeds_of_streams_and_steps_differ():
 # ------------------------------------------------------------ figures of training
 
 
-def test_losses_are_sorted_into_quarters_of_t(train, tmp_path, monkeypatch):
+def test_losses_are_sorted_into_quarters_of_t(quick, tmp_path, monkeypatch):
     """With a loss of t itself the means are known: T = 8, so that a quarter is two timesteps."""
     drawn = []
 
@@ -376,7 +377,7 @@ def test_losses_are_sorted_into_quarters_of_t(train, tmp_path, monkeypatch):
         return t.float() + 0 * self.eps(y, t, c).flatten(1).sum(1)
 
     monkeypatch.setattr("ddpm.DDPM.training_losses", training_losses)
-    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    assert quick(tmp_path / "log", "--n_epochs 1") == 0
     t = torch.cat(drawn).double()
     (row,) = csv.DictReader(open(tmp_path / "log" / "metrics.csv"))
     assert float(row["train_loss"]) == pytest.approx(t.mean().item(), rel=1e-5)
@@ -385,53 +386,46 @@ def test_losses_are_sorted_into_quarters_of_t(train, tmp_path, monkeypatch):
         assert float(row[f"loss_q{q + 1}"]) == pytest.approx(within.mean().item(), rel=1e-5)
 
 
-def test_validation_compares_like_with_like(train, tmp_path, monkeypatch):
+def test_validation_compares_like_with_like(quick, tmp_path, monkeypatch):
     """Unchanged weights have the same validation loss every epoch, however small the learning rate's effect."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
-    monkeypatch.setattr(trainer.Trainer, "update_average", lambda self: None)
-    assert train(tmp_path / "log") == 0
+    monkeypatch.setattr(MovingAverage, "update", lambda self, step: None)
+    assert quick(tmp_path / "log") == 0
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert len({row["val_loss"] for row in rows}) == 1 and len({row["train_loss"] for row in rows}) == 3
 
 
-def test_training_learns(train, tmp_path):
-    assert train(tmp_path / "log", "--n_epochs 5 --l_rate 0.003 --save_every 5 --n_timesteps 100") == 0
+def test_training_learns(quick, tmp_path):
+    assert quick(tmp_path / "log", "--n_epochs 5 --l_rate 0.003 --save_every 5 --n_timesteps 100") == 0
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
 
 
-@pytest.mark.parametrize("ema", [0.9, 0.0])
-def test_moving_average(train, tmp_path, monkeypatch, ema):
+@pytest.mark.parametrize("decay", [0.9, 0.0])
+def test_moving_average(decay):
     """Against the recursion written out, for a weight and for a BatchNorm statistic; the decay warms up."""
-    seen = {}
+    ddpm = DDPM(trained_unet(), n_timesteps=8, device="cpu")
+    average = MovingAverage(ddpm, decay)
+    now, mean = ddpm.nn_model.state_dict(), average.ddpm.nn_model.state_dict()
     names = ("final.3.weight", "init_conv.conv1.1.running_mean")
-    original = trainer.Trainer.update_average
-
-    def update_average(self):
-        state = self.ddpm.nn_model.state_dict()
-        if self.step == 0 and self.averaged is not self.ddpm:
-            seen.update({name: self.averaged.nn_model.state_dict()[name].clone().double() for name in names})
-        decay = min(ema, (1 + self.step) / (10 + self.step)) if ema else 0
+    expected = {name: now[name].clone().double() for name in names}
+    for step in range(20):
         for name in names:
-            seen[name] = decay * seen.get(name, 0) + (1 - decay) * state[name].double()
-        original(self)
-
-    monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
-    assert train(tmp_path / "log", f"--ema {ema} --n_epochs 2") == 0
-    content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
+            now[name].add_(torch.randn_like(now[name]))
+            d = min(decay, (1 + step) / (10 + step))
+            expected[name] = d * expected[name] + (1 - d) * now[name].double()
+        now["init_conv.conv1.1.num_batches_tracked"].add_(1)
+        average.update(step)
     for name in names:
-        torch.testing.assert_close(content["average"][name].double(), seen[name], rtol=1e-5, atol=1e-7)
-    counter = "init_conv.conv1.1.num_batches_tracked"
-    assert content["average"][counter] == content["model"][counter] == 2 * STEPS
-    assert not any("alpha" in name for name in content["average"])
-    same = torch.equal(content["average"][names[0]], content["model"][names[0]])
-    assert same == (ema == 0)
+        torch.testing.assert_close(mean[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+        assert torch.equal(mean[name], now[name]) == (decay == 0)
+    assert torch.equal(mean["init_conv.conv1.1.num_batches_tracked"], now["init_conv.conv1.1.num_batches_tracked"])
 
 
 # ------------------------------------------------------------ what can go wrong
 
 
-def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, capsys):
+def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(quick, tmp_path, monkeypatch, capsys):
     original = trainer.Trainer.train_step
     log_dir = tmp_path / "log"
 
@@ -443,7 +437,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path,
         original(self)
 
     monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
-    assert train(log_dir) == 1
+    assert quick(log_dir) == 1
     line = last_line(capsys)
     assert f"at step {STEPS + 2} with learning rate 0.0003" in line and "--l_rate" in line
     assert f"checkpoint.pt holds step {STEPS}" in line
@@ -451,23 +445,23 @@ def test_divergence_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path,
     assert "failed: the loss became" in (log_dir / "train.log").read_text()
 
 
-def test_weights_that_broke_in_the_last_step_are_not_saved(train, tmp_path, monkeypatch, capsys):
+def test_weights_that_broke_in_the_last_step_are_not_saved(quick, tmp_path, monkeypatch, capsys):
     """Their loss was still finite: only the next one would show it."""
-    original = trainer.Trainer.update_average
+    original = MovingAverage.update
 
-    def update_average(self):
-        original(self)
-        if self.step + 1 == 2 * STEPS:
-            next(iter(self.ddpm.nn_model.final[3].parameters())).data.fill_(float("nan"))
+    def update(self, step):
+        original(self, step)
+        if step + 1 == 2 * STEPS:
+            self.floats[0][1].fill_(float("nan"))  # the first of the weights
 
-    monkeypatch.setattr(trainer.Trainer, "update_average", update_average)
-    assert train(tmp_path / "log") == 1
+    monkeypatch.setattr(MovingAverage, "update", update)
+    assert quick(tmp_path / "log") == 1
     assert f"infinite or nan by step {2 * STEPS}" in last_line(capsys)
     assert checkpoint.load(tmp_path / "log" / "checkpoint.pt")["step"] == STEPS
 
 
-def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
-    assert train(tmp_path / "log", "--l_rate 1e29") == 1
+def test_a_learning_rate_that_diverges_is_named(quick, tmp_path, capsys):
+    assert quick(tmp_path / "log", "--l_rate 1e29") == 1
     assert "with learning rate 1e+29" in last_line(capsys)
 
 
@@ -492,37 +486,37 @@ def test_a_learning_rate_that_diverges_is_named(train, tmp_path, capsys):
         ("--network fc", "--n_features does nothing for --network fc: leave it out, or take conditional_unet or unet"),
     ],
 )
-def test_a_wrong_call_is_one_line_and_status_2(train, tmp_path, capsys, more, words):
-    assert train(tmp_path / "log", more) == 2
+def test_a_wrong_call_is_one_line_and_status_2(quick, tmp_path, capsys, more, words):
+    assert quick(tmp_path / "log", more) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "log").exists()
 
 
-def test_missing_data_is_one_line_and_status_1(train, tmp_path, capsys, monkeypatch):
+def test_missing_data_is_one_line_and_status_1(quick, tmp_path, capsys, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr("socket.socket.connect", no_network)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     (tmp_path / "empty").mkdir()
-    assert train(tmp_path / "log", f"--data_dir {tmp_path / 'empty'}") == 1
+    assert quick(tmp_path / "log", f"--data_dir {tmp_path / 'empty'}") == 1
     assert "--dataset rendered" in last_line(capsys)
 
 
-def test_log_dir_that_is_a_file(train, tmp_path, capsys):
+def test_log_dir_that_is_a_file(quick, tmp_path, capsys):
     (tmp_path / "log").write_text("mine")
-    assert train(tmp_path / "log") == 2
+    assert quick(tmp_path / "log") == 2
     assert "is a file" in last_line(capsys) and (tmp_path / "log").read_text() == "mine"
 
 
-def test_two_runs_do_not_share_a_folder(train, tmp_path, capsys):
+def test_two_runs_do_not_share_a_folder(quick, tmp_path, capsys):
     fcntl = pytest.importorskip("fcntl")
-    assert train(tmp_path / "log", "--n_epochs 1") == 0
+    assert quick(tmp_path / "log", "--n_epochs 1") == 0
     capsys.readouterr()
     with open(tmp_path / "log" / "train.log", "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         for more in ("", "--resume"):
-            assert train(tmp_path / "log", more) == 2
+            assert quick(tmp_path / "log", more) == 2
             assert "another process is training" in last_line(capsys)
     assert os.listdir(tmp_path) == ["log"]
 
@@ -533,7 +527,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "foreign", "hostile", "a model"])
-def test_a_bad_checkpoint_is_refused_in_one_line(train, tmp_path, capsys, whole_run, kind):
+def test_a_bad_checkpoint_is_refused_in_one_line(quick, tmp_path, capsys, whole_run, kind):
     log_dir = tmp_path / "log"
     log_dir.mkdir()
     file = log_dir / "checkpoint.pt"
@@ -545,7 +539,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(train, tmp_path, capsys, whole_
     else:
         torch.save({"foreign": {"weights": torch.zeros(2)}, "hostile": Bomb()}[kind], file)
     before = file.read_bytes()
-    assert train(log_dir, "--resume") == 1
+    assert quick(log_dir, "--resume") == 1
     assert "checkpoint" in last_line(capsys) and file.read_bytes() == before
     assert not os.path.exists("/tmp/ddpm_bomb_exploded")
 
@@ -575,7 +569,7 @@ class FailsBackward(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("when", ["compiling", "forward", "backward"])
-def test_a_compiler_that_fails_costs_one_line(train, tmp_path, whole_run, monkeypatch, capsys, when):
+def test_a_compiler_that_fails_costs_one_line(quick, tmp_path, whole_run, monkeypatch, capsys, when):
     def fail(*args):
         raise RuntimeError("no C++ compiler\nand many more lines")
 
@@ -585,13 +579,13 @@ def test_a_compiler_that_fails_costs_one_line(train, tmp_path, whole_run, monkey
         return fail if when == "forward" else lambda *args: FailsBackward.apply(function(*args))
 
     monkeypatch.setattr(torch, "compile", compile_badly)
-    assert train(tmp_path / "log", "--compile on") == 0
+    assert quick(tmp_path / "log", "--compile on") == 0
     captured = capsys.readouterr()
     assert captured.out.count("torch.compile does not work here") == 1 and "many more" not in captured.out
     assert_same_training(whole_run, tmp_path / "log")
 
 
-def test_a_compiler_that_works_is_used_and_leaves_no_trace(train, tmp_path, whole_run, monkeypatch):
+def test_a_compiler_that_works_is_used_and_leaves_no_trace(quick, tmp_path, whole_run, monkeypatch):
     """Its trial run must not move the BatchNorm statistics, nor its name get into the files."""
     used = []
 
@@ -599,15 +593,15 @@ def test_a_compiler_that_works_is_used_and_leaves_no_trace(train, tmp_path, whol
         return lambda *args: used.append(1) or function(*args)
 
     monkeypatch.setattr(torch, "compile", compile_well)
-    assert train(tmp_path / "log", "--compile on") == 0
+    assert quick(tmp_path / "log", "--compile on") == 0
     assert len(used) == 1 + 3 * STEPS
     assert_same_training(whole_run, tmp_path / "log")
     names = checkpoint.load(tmp_path / "log" / "model_epoch3.pt")["model"]
     assert names.keys() == checkpoint.load(whole_run / "model_epoch3.pt")["model"].keys()
 
 
-def test_bf16_trains(train, tmp_path):
-    assert train(tmp_path / "log", "--amp bf16 --n_epochs 1") == 0
+def test_bf16_trains(quick, tmp_path):
+    assert quick(tmp_path / "log", "--amp bf16 --n_epochs 1") == 0
     content = checkpoint.load(tmp_path / "log" / "checkpoint.pt")
     assert all(w.dtype in (torch.float32, torch.int64) for w in content["model"].values())
     assert json.loads((tmp_path / "log" / "config.json").read_text())["precision"] == "bf16 autocast"
