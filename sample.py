@@ -16,8 +16,8 @@ The model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Sequence
@@ -32,7 +32,7 @@ from datasets.image_files import read_images, read_mask
 from datasets.image_set import one_hot, to_float
 from ddpm import DDPM
 from diffusion import inpainting
-from evaluation import npz
+from evaluation.npz import export
 from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
@@ -286,27 +286,13 @@ def export_samples(args: argparse.Namespace, ddpm: DDPM, names: Sequence[str], c
         "n_steps": ddpm.n_timesteps,
         "seed": args.seed,
         "weights": "raw" if args.raw else "average",
-        "model_sha256": npz.sha256(args.model),
+        "model_sha256": hashlib.sha256(args.model.read_bytes()).hexdigest(),
         # On these depend the last bits of a sample.
         "device": ddpm.device.type,
         "precision": str(ddpm.amp_dtype or torch.float32),
         "torch": torch.__version__,
     }
-    folder = args.out / npz.PARTS
-    with npz.alone(args.out):
-        there, paths = npz.finished(args.out, settings), []
-        if there:
-            print(
-                f"{there} is there, complete: this same command has made it (another --seed draws others)", flush=True
-            )
-        else:
-            files = npz.draw_parts(folder, ddpm, settings)
-            whole = folder / "samples.npz"  # here, so that what a killed process leaves of it is removed with the parts
-            npz.write_npz(whole, files, npz.labels_of(args.npz, classes), settings)
-            with free_names(args.out, "samples", (".npz",)) as paths:
-                os.replace(whole, paths[0])
-        npz.remove_parts(folder, settings)
-    return paths
+    return export(args.out, ddpm, settings)
 
 
 # ------------------------------------------------------------------------------------------------ results

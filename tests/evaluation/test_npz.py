@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from tiny_sample import seeded
 
 from common.console import run_script
 from datasets.image_set import to_uint8
+from ddpm import DDPM
 from evaluation import npz
+from training.seeds import EXPORT, seed_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ def test_npz_layout(run, ddpm, tmp_path):
     assert images.dtype == np.uint8 and images.shape == (5, 28, 28, 3)
     assert labels.dtype == np.int64 and labels.tolist() == [3, 8, 3, 8, 3]
     assert (images == images[..., :1]).all()
-    generator = seeded(npz.seed_for(6, npz.EXPORT, 1))  # of part 1 alone: images 2 and 3
+    generator = seeded(seed_for(6, EXPORT, 1))  # of part 1 alone: images 2 and 3
     y, _ = ddpm.sample(1, g_weight=0.5, classes=[3, 8], generator=generator)
     np.testing.assert_array_equal(images[2:4, ..., 0], to_uint8(y[:, 0]).numpy())
     assert not (images[0] == images[2]).all()
@@ -42,34 +43,55 @@ def test_npz_layout(run, ddpm, tmp_path):
         assert json.loads(archive[npz.SETTINGS])["seed"] == 6
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_export_is_the_uninterrupted_one(run, tmp_path, monkeypatch, capsys, stop):
-    words = "--npz 7 --batch_size 2"
+@pytest.fixture
+def interrupted(monkeypatch):
+    """interrupted(run, more, after=2) runs an export that is interrupted in its third part; returns the exit status."""
+
+    def start(run, more, after=0, stop=KeyboardInterrupt):
+        drawn, sample = [], DDPM.sample
+
+        def counted(*arguments, **named):
+            if len(drawn) == after:
+                raise stop
+            drawn.append(1)
+            return sample(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DDPM, "sample", counted)
+            return run(more)
+
+    return start
+
+
+@pytest.fixture
+def not_joined(monkeypatch):
+    """not_joined(run, more) runs an export that is interrupted when all parts are drawn; returns the exit status."""
+
+    def start(run, more):
+        with monkeypatch.context() as patch:
+            patch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            return run(more)
+
+    return start
+
+
+@pytest.mark.parametrize("stop, status", [(KeyboardInterrupt, 130), (MemoryError, 1)])
+def test_an_interrupted_export_is_the_uninterrupted_one(run, interrupted, tmp_path, monkeypatch, capsys, stop, status):
+    words, out = "--npz 7 --batch_size 2", tmp_path / "out"
     assert run(words, out=tmp_path / "whole") == 0
-    draw, drawn = npz._draw, []
-
-    def interrupted(ddpm, labels, *arguments):
-        if len(drawn) == 2:
-            raise stop
-        drawn.append(labels)
-        return draw(ddpm, labels, *arguments)
-
-    monkeypatch.setattr(npz, "_draw", interrupted)
-    assert run(words) == (130 if stop is KeyboardInterrupt else 1)
-    assert ("interrupted" if stop is KeyboardInterrupt else "not enough memory") in capsys.readouterr().err
-    parts = tmp_path / "out" / "samples_npz_parts"
+    assert interrupted(run, words, after=2, stop=stop) == status
+    parts = out / npz.PARTS
     assert {path.name for path in parts.iterdir()} == {"settings.json", "part_00000.npy", "part_00001.npy"}
-    assert not (tmp_path / "out" / "samples.npz").exists()
-    (parts / "part_00000.npy").write_bytes((parts / "part_00000.npy").read_bytes()[:-1])  # damaged: drawn again
+    assert not (out / "samples.npz").exists()
     (parts / ".part_00002.0123abcd.npy").write_bytes(b"half")  # of a process that was killed
-    monkeypatch.setattr(npz, "_draw", lambda *arguments: drawn.append(arguments[1]) or draw(*arguments))
-    drawn.clear()
+    drawn, sample = [], DDPM.sample
+    monkeypatch.setattr(DDPM, "sample", lambda *a, **k: drawn.append(k["classes"]) or sample(*a, **k))
     capsys.readouterr()
     assert run(words) == 0
-    assert "7 images in 4 parts, of which 1 are there; after an interruption the same" in capsys.readouterr().out
-    assert [labels.tolist() for labels in drawn] == [[0, 1], [4, 5], [6]]
-    assert (tmp_path / "out" / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
-    assert not parts.exists() and len(list((tmp_path / "out").iterdir())) == 2
+    assert "7 images in 4 parts, of which 2 are there" in capsys.readouterr().out
+    assert drawn == [[4, 5], [6]]
+    assert (out / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
+    assert {path.name for path in out.iterdir()} == {"samples.npz", "samples.log"}
 
 
 def test_a_finished_export_is_not_overwritten(run, tmp_path):
@@ -84,7 +106,7 @@ def test_the_same_command_again_draws_nothing(run, model, tmp_path, monkeypatch,
     out = tmp_path / "out"
     assert run("--npz 2 --batch_size 2") == run("--npz 2 --batch_size 1") == 0
     before = {path: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setattr(npz, "_draw", None)  # whoever draws now fails
+    monkeypatch.setattr(DDPM, "sample", None)  # whoever draws now fails
     capsys.readouterr()
     for more, name in [("--batch_size 2", "samples.npz"), ("--batch_size 1", "samples_2.npz")]:
         assert run(f"--npz 2 {more}") == 0
@@ -104,49 +126,30 @@ def test_a_finished_export_that_is_damaged_is_made_again(run, tmp_path, damage):
     assert arrays_of(out / "samples_2.npz")[0].shape == (1, 28, 28, 3)
 
 
-def test_what_killed_processes_left_is_removed(run, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    monkeypatch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 1 --classes 1") == 130
-    monkeypatch.undo()
-    half, old = out / npz.PARTS / ".samples.0123.npz", out / f".{npz.PARTS}_done"
-    half.write_bytes(b"half of it")
-    old.mkdir()
-    checked = []
-    monkeypatch.setattr(npz, "_check_room", lambda *_: checked.append(half.exists()))
-    assert run("--npz 1 --classes 1") == 0
-    assert checked == [False] and not old.exists()
-
-
 def test_killed_before_the_parts_are_removed(run, tmp_path, monkeypatch, capsys):
-    """The file stands: the same command removes its parts, another one does not touch them."""
-    out, remove = tmp_path / "out", npz.remove_parts
-    monkeypatch.setattr(npz, "remove_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 1 --classes 1") == 130 and run("--npz 1 --classes 2") == 2
-    monkeypatch.setattr(npz, "remove_parts", remove)
-    shutil.copytree(out, tmp_path / "other")
-    settings = tmp_path / "other" / npz.PARTS / npz.SETTINGS
-    settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 1'))
-    for folder, parts_stay in ((out, False), (tmp_path / "other", True)):
-        assert run("--npz 1 --classes 1", out=folder) == 0 and "complete" in capsys.readouterr().out
-        assert (folder / npz.PARTS).exists() == parts_stay
-        assert len(list(folder.glob("*.npz"))) == 1
+    """The file is complete: the same command removes its parts, another one does not touch them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(npz.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("--npz 1 --classes 1") == 130
+    assert run("--npz 1 --classes 2") == 2 and (tmp_path / "out" / npz.PARTS).exists()
+    assert run("--npz 1 --classes 1") == 0 and "complete" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples.npz", "samples.log"}
 
 
 def test_two_exports_into_one_folder_do_not_mix(run, tmp_path, monkeypatch, capsys):
     """The second call comes while the first one draws; a plain grid is free to go on."""
-    draw, out = npz._draw, tmp_path / "out"
+    sample, out = DDPM.sample, tmp_path / "out"
 
-    def second_call(*arguments):
-        monkeypatch.setattr(npz, "_draw", draw)
+    def second_call(*arguments, **named):
+        monkeypatch.setattr(DDPM, "sample", sample)
         for more in ("", "--seed 1"):
             assert run(f"--npz 2 --classes 1 {more}") == 1
             (line,) = capsys.readouterr().err.splitlines()
             assert f"another process is exporting into {out}" in line
         assert run("--classes 1 --n_samples 1") == 0
-        return draw(*arguments)
+        return sample(*arguments, **named)
 
-    monkeypatch.setattr(npz, "_draw", second_call)
+    monkeypatch.setattr(DDPM, "sample", second_call)
     assert run("--npz 2 --classes 1") == 0
     names = {"samples.png", "samples.npz", "samples.log"}
     assert {path.name for path in out.iterdir()} == names and arrays_of(out / "samples.npz")[1].tolist() == [1, 1]
@@ -181,32 +184,35 @@ def test_an_export_that_is_told_to_end_goes_on(run, model, tmp_path, middle, par
 
 
 def test_what_the_disk_has_no_room_for_is_refused_at_once(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(npz, "_draw", None)
+    monkeypatch.setattr(DDPM, "sample", None)
     assert run("--npz 5000000000000") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "need 23,520,000.0 GB more" in line  # 28 x 28 x 3 bytes, twice
+    assert "needs 23,520,000.0 GB more" in line  # 28 x 28 x 3 bytes, twice
     assert not (tmp_path / "out" / npz.PARTS).exists()
 
 
-def test_room_is_needed_for_what_is_missing(run, tmp_path, monkeypatch, capsys):
-    free = [2 * 4 * 2352 - 1]
+def test_room_is_needed_for_what_is_missing(run, not_joined, monkeypatch, capsys):
+    words, free = "--npz 4 --batch_size 2 --classes 1", [2 * 4 * 2352 - 1]
     monkeypatch.setattr(npz.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
-    assert run("--npz 4 --batch_size 2 --classes 1") == 1 and "choose another --out" in capsys.readouterr().err
+    assert run(words) == 1 and "choose another --out" in capsys.readouterr().err
     free[0] += 1
-    write_npz = npz.write_npz
-    monkeypatch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 4 --batch_size 2 --classes 1") == 130
-    monkeypatch.setattr(npz, "write_npz", write_npz)
-    free[0] = 4 * 2352  # the parts stand now
-    assert run("--npz 4 --batch_size 2 --classes 1") == 0
+    assert not_joined(run, words) == 130
+    free[0] = 4 * 2352  # the parts are there now, a little larger than their pixels
+    assert run(words) == 0
 
 
-def test_settings_without_parts_bind_nobody(run, tmp_path, monkeypatch, capsys):
+def test_a_damaged_part_is_named_and_drawn_again_without_it(run, not_joined, tmp_path, capsys):
+    assert not_joined(run, "--npz 1 --classes 1") == 130
+    part = tmp_path / "out" / npz.PARTS / "part_00000.npy"
+    part.write_bytes(part.read_bytes()[:-1])
+    assert run("--npz 1 --classes 1") == 1 and f"{part} is damaged" in capsys.readouterr().err
+    part.unlink()
+    assert run("--npz 1 --classes 1") == 0
+
+
+def test_settings_without_parts_bind_nobody(run, interrupted, tmp_path):
     """Interrupted before the first part: any other export may begin."""
-    draw = npz._draw
-    monkeypatch.setattr(npz, "_draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 1 --classes 1") == 130
-    monkeypatch.setattr(npz, "_draw", draw)
+    assert interrupted(run, "--npz 1 --classes 1") == 130
     assert run("--npz 1 --classes 2") == 0
     assert arrays_of(tmp_path / "out" / "samples.npz")[1].tolist() == [2]
 
@@ -228,35 +234,24 @@ def test_other_runtime_errors_keep_their_traceback():
         run_script(lambda: torch.zeros(2) + torch.zeros(3))
 
 
-def test_parts_of_another_export_are_refused(run, tmp_path, monkeypatch, capsys, whole_run):
-    monkeypatch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 4 --batch_size 2 --classes 1 2") == 130  # all parts stand, the end is missing
-    parts = tmp_path / "out" / "samples_npz_parts"
+def test_parts_of_another_export_are_refused(run, not_joined, tmp_path, capsys, whole_run):
+    words, parts = "--npz 4 --batch_size 2 --classes 1 2", tmp_path / "out" / npz.PARTS
+    assert not_joined(run, words) == 130
     before = {path: path.read_bytes() for path in parts.iterdir()}
+    settings = json.loads((parts / npz.SETTINGS).read_text())
+    assert settings["n_images"] == 4 and settings["weights"] == "average" and len(settings["model_sha256"]) == 64
     capsys.readouterr()
     for more, message in [
-        ("--npz 4 --batch_size 2 --classes 1 2 --seed 3", "seed was 0, is 3"),
+        (f"{words} --seed 3", "seed was 0, is 3"),
         ("--npz 6 --batch_size 2 --classes 1 2", "n_images was 4, is 6"),
-        ("--npz 4 --batch_size 1 --classes 1 2", "batch_size was 2, is 1"),
-        ("--npz 4 --batch_size 2 --classes 2 1", "classes was [1, 2], is [2, 1]"),
-        ("--npz 4 --batch_size 2 --classes 1 2 --g_weight 3", "g_weight was 1.0, is 3.0"),
+        ("--npz 4 --batch_size 1 --classes 2 1", "batch_size was 2, is 1; classes was [1, 2], is [2, 1]"),
+        (f"{words} --g_weight 3", "g_weight was 1.0, is 3.0"),
     ]:
         assert run(more) == 2
         error = capsys.readouterr().err
         assert message in error and f"remove {parts}" in error and len(error.splitlines()) == 1
-    assert run("--npz 4 --batch_size 2 --classes 1 2", whole_run / "model_epoch2.pt") == 2
-    assert "model_sha256 was" in capsys.readouterr().err
+    assert run(words, whole_run / "model_epoch2.pt") == 2 and "model_sha256 was" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in parts.iterdir()} == before
-    for text in ("{", "[]", '"text"'):
-        (parts / "settings.json").write_text(text)
-        assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "is damaged" in capsys.readouterr().err
-    (parts / "settings.json").unlink()
-    assert run("--npz 4 --batch_size 2 --classes 1 2") == 2 and "no settings.json" in capsys.readouterr().err
-
-
-def test_settings_of_an_export_say_what_it_is(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("--npz 1 --classes 1") == 130
-    settings = json.loads((tmp_path / "out" / "samples_npz_parts" / "settings.json").read_text())
-    assert settings["n_images"] == 1 and settings["batch_size"] == 250 and settings["g_weight"] == 1
-    assert settings["weights"] == "average" and len(settings["model_sha256"]) == 64
+    for text in ("{", "3", '"text"', None):
+        (parts / npz.SETTINGS).write_text(text) if text else (parts / npz.SETTINGS).unlink()
+        assert run(words) == 2 and "settings.json is missing or damaged" in capsys.readouterr().err
