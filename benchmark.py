@@ -66,7 +66,9 @@ def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: Path)
     return trainer
 
 
-def bare_step(losses: Callable[..., Tensor], ddpm: DDPM, adam: torch.optim.Adam, batch: tuple[Tensor, Tensor]) -> None:
+def bare_step(
+    losses: Callable[..., Tensor], ddpm: DDPM, adam: torch.optim.Adam, batch: tuple[Tensor, Tensor | None]
+) -> None:
     """A training step with nothing around it: forward, backward, Adam."""
     t, noise, c = ddpm.train().draw(*batch)
     adam.zero_grad()
