@@ -235,10 +235,10 @@ def with_two_tables(read_by_torch: bytes, read_here: bytes) -> bytes:
 def test_torch_reads_what_was_checked(content, tmp_path):
     """What is checked are the parts in one table of contents; torch by itself would follow the other one."""
     file, hostile, good = tmp_path / "model.pt", io.BytesIO(), io.BytesIO()
-    torch.save({**content, "more": bytearray(3)}, hostile)  # refused, but not by torch: see above
+    torch.save({**content, "more": 2}, hostile)
     torch.save({**content, "more": 1}, good)
     file.write_bytes(with_two_tables(hostile.getvalue(), good.getvalue()))
-    assert torch.load(file, weights_only=True)["more"] == bytearray(3)
+    assert torch.load(file, weights_only=True)["more"] == 2
     with contextlib.suppress(RunError):  # a stricter zipfile refuses it, which is as good
         assert checkpoint.load(file)["more"] == 1
 

@@ -1,0 +1,36 @@
+"""A script in a process of its own. This file imports nothing of the suite: that process must find it by itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_started(script: str, words: Sequence[str], folder: Path) -> tuple[int, str]:
+    """`python ROOT/SCRIPT words`, called in `folder`: its exit status, and what it printed.
+
+    The process is a fork of a fresh Python that has loaded torch and nothing of the suite. That saves 3 of 4 seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "matplotlib.figure"])
+    output = folder / "printed.txt"
+    process = context.Process(target=_start, args=(str(ROOT / script), list(words), str(folder), str(output)))
+    process.start()
+    process.join()
+    return process.exitcode, output.read_text(encoding="utf-8")
+
+
+def _start(script: str, words: list[str], folder: str, output: str) -> None:
+    out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1), os.dup2(out, 2)
+    os.chdir(folder)
+    sys.argv = [script, *words]
+    suite = {str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "answers"), ""}
+    sys.path = [os.path.dirname(script)] + [path for path in sys.path if path not in suite]
+    runpy.run_path(script, run_name="__main__")
