@@ -100,13 +100,15 @@ def write_npz(path: Path, files: list[Path], labels: Tensor, settings: dict[str,
     """Join parts, uint8 [B, H, W, 3], labels, int64 [N], and settings, as JSON text, with one part at a time in memory."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            shape = (len(labels), *np.load(files[0], mmap_mode="r").shape[1:])
-            np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for file in files:
                 try:
-                    member.write(np.load(file).tobytes())
+                    pixels = np.load(file)
                 except (ValueError, EOFError):
                     raise RunError(f"{file} is damaged: delete it, and give the same command again") from None
+                if file == files[0]:
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *pixels.shape[1:])}
+                    np.lib.format.write_array_header_1_0(member, header)
+                member.write(pixels.tobytes())
         with archive.open("arr_1.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, labels.numpy())
         with archive.open(SETTINGS, "w") as member:
