@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import imageio.v2 as imageio  # 2.28.1 or newer: older versions take the frame durations of a GIF in seconds, not in ms
 import numpy as np
@@ -165,15 +165,15 @@ def plot_groups(
     for (label, _), shape in zip(groups, shapes):
         if shape != shapes[0]:
             raise ValueError(f"{groups[0][0]} images {shapes[0]} and {label} images {shape} differ in size")
-    if not heads or isinstance(heads[0], str):
-        heads = [heads or ()] + [()] * (len(groups) - 1)
-    if len(heads) != len(groups):
-        raise ValueError(f"{len(heads)} lists of heads do not fit {len(groups)} groups")
-    n_columns = _columns(n_columns, heads[0], len(arrays[0]))
-    for names in heads:
+    alike = not heads or isinstance(heads[0], str)
+    heads_of = cast("list[Sequence[str]]", [heads or (), *[()] * (len(groups) - 1)] if alike else heads)
+    if len(heads_of) != len(groups):
+        raise ValueError(f"{len(heads_of)} lists of heads do not fit {len(groups)} groups")
+    n_columns = _columns(n_columns, heads_of[0], len(arrays[0]))
+    for names in heads_of:
         _columns(n_columns, names, 1)  # raises if they do not fit
     rows = [math.ceil(len(array) / n_columns) for array in arrays]
-    layout = groups_layout(shapes[0][1:], n_columns, rows, [label for label, _ in groups], heads, title)
+    layout = groups_layout(shapes[0][1:], n_columns, rows, [label for label, _ in groups], heads_of, title)
     page = _draw_texts(layout.height, layout.width, layout.texts)
     for array, top in zip(arrays, layout.tops):
         tile = _tile(array, n_columns, layout.scale, layout.gap)
@@ -233,12 +233,11 @@ def plot_animation(
     if frames.shape[2] == 1:
         pages = [page[..., 0] for page in pages]
     duration = 10 * max(2, round(100 / fps))  # milliseconds
-    durations = [duration] * (len(pages) - 1) + [max(duration, round(hold * 1000))]
-    if len(pages) == 1:
-        durations = durations[0]  # Pillow takes a list for several frames only
+    last = max(duration, round(hold * 1000))
+    durations = [duration] * (len(pages) - 1) + [last] if len(pages) > 1 else last  # Pillow takes no list for one frame
     comment = f"{GEOMETRY} {layout.geometry(frames.shape[3:], n_columns, [n_rows])}"
     with atomic_write(path) as temporary:
-        imageio.mimwrite(temporary, pages, duration=durations, loop=0, comment=comment)
+        imageio.mimwrite(temporary, cast(Any, pages), duration=durations, loop=0, comment=comment)
 
 
 # ----------------------------------------------------------------------------------------------------------------- loss

@@ -37,6 +37,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+    with contextlib.suppress(OSError):  # after a power cut the new name must be there; Windows cannot do this
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:

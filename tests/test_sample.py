@@ -331,11 +331,11 @@ def test_a_mask_from_a_file(run, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(sample, "inpainting_figure", lambda *arguments, **_: calls.append(arguments))
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'}") == 0
-    images, masks, heads = calls[0][2:5]
+    _, images, masks, _, heads, _ = calls[0]
     assert torch.equal(masks, expected) and heads == ["mask.png"]
     assert torch.equal(images, torch.ones(1, 1, 28, 28))
     assert run(f"--inpaint {tmp_path / 'a.png'} --mask {tmp_path / 'mask.png'} --invert") == 0
-    images, masks, _ = calls[1][2:5]
+    images, masks = calls[1][1:3]
     assert torch.equal(images, -torch.ones(1, 1, 28, 28)) and torch.equal(masks, expected)  # the mask means the same
 
 
