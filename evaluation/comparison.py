@@ -1,0 +1,71 @@
+"""Models of the same images side by side: samples of each from the same noise, above real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+import torch
+
+from common.console import CallError, Progress
+from datasets.image_set import ImageSet
+from ddpm import DDPM
+from figures.images import real_rows
+from training import checkpoint
+from training.losses import validation_loss
+from utils import plot_groups
+
+
+class Model(NamedTuple):
+    """What `checkpoint.load_model` reads from a file, and the DDPM that draws samples: the same one, or with fewer steps."""
+
+    file: Path
+    ddpm: DDPM
+    content: dict[str, Any]
+    sampler: DDPM
+
+
+def check_comparable(models: Sequence[Model]) -> None:
+    """CallError if models differ in images, classes, noise schedule or loss: then pictures and losses do not compare."""
+    about = [
+        (checkpoint.data_of(ddpm, content), content["class_names"], ddpm.alpha_bar_t.tolist(), ddpm.loss)
+        for _, ddpm, content, _ in models
+    ]
+    for model, one in zip(models, about):
+        if one != about[0]:
+            first = models[0].file
+            raise CallError(f"{model.file} has other images or classes, or another T, schedule or loss than {first}")
+    if not models[0].content["class_names"]:
+        raise CallError(f"{models[0].file} has no classes")
+
+
+def comparison_figure(
+    path: Path,
+    models: Sequence[Model],
+    test_set: ImageSet,
+    classes: Sequence[int],
+    n_samples: int,
+    g_weight: float,
+    seed: int,
+    title: str | None = None,
+) -> None:
+    """Write n_samples of each class for every model, and print its size and its validation loss, which the figure shows.
+
+    models: see `check_comparable`. test_set: with batches on their device. classes: as indices. The loss is that of
+    training: the first 2,000 test images, all T steps, fixed t and noise.
+    """
+    class_names, n_images = test_set.class_names, n_samples * len(classes)
+    groups = []
+    for file, ddpm, content, sampler in models:
+        loss = validation_loss(ddpm, test_set, True, seed)
+        n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
+        lines = [content["spec"]["network"], file.name, f"{n_parameters:,} parameters", f"validation loss {loss:.4f}"]
+        print(f"{file}: {lines[0]}, {lines[2]}, {lines[3]}", flush=True)
+        generator = torch.Generator(ddpm.device).manual_seed(seed)
+        with Progress(n_images) as progress:
+            advance = lambda t: progress.advance(n_images / sampler.n_timesteps)  # noqa: B023, E731
+            y, _ = sampler.sample(n_samples, None, len(class_names), g_weight, classes,
+                              generator=generator, record=False, progress=advance)  # fmt: skip
+        groups.append(("\n".join(lines), y.cpu()))
+    groups.append(("real", real_rows(test_set, n_samples, classes)))
+    plot_groups(path, groups, [class_names[k] for k in classes], title)
