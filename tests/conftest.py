@@ -10,6 +10,7 @@ from tiny_mnist import write_mnist
 from tiny_run import run_train_mnist
 from tiny_sample import loaded, run_sample
 
+from figures import images
 from training import class_conditional, log_folder
 
 
@@ -24,6 +25,14 @@ def no_fsync():
     """Waiting for the disk takes longer than most tests, and files survive a test without it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_figures():
+    """Completions and mixtures in two steps: in fifty they take longer than the training of most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "FEW_STEPS", 2)
         yield
 
 

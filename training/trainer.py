@@ -191,6 +191,7 @@ class Trainer:
         self.progress(f"loss {means[-1]:.4f}")
 
     def diverged(self, what: str) -> None:
+        """Raise a RunError that says what to change."""
         saved = f"; checkpoint.pt holds step {self.saved_step}, from which --resume goes on with these changed"
         advice = f"with learning rate {self.settings.l_rate:g}: try a smaller --l_rate, or --amp off"
         raise RunError(f"{what} {advice}{saved if self.saved_step else ''}")
@@ -289,24 +290,18 @@ class Trainer:
         }
 
     def model_path(self) -> Path:
-        return self.log_dir / f"model_{self.tail()}.pt"
+        return self.log_dir / f"model_{self.mark().replace(' ', '')}.pt"
 
     def write_report(self) -> None:
         self.folder.write_report(self.history, self.plan.unit)
         self.watch.lap("files")
 
-    # ------------------------------------------------------------------------------------------------ words
-
     def mark(self) -> str:
         """Where the run stands, in words: 'epoch 3'."""
         return self.plan.mark(self.step)
 
-    def tail(self) -> str:
-        """The same for names of files: 'epoch3'."""
-        return self.mark().replace(" ", "")
-
     def heed_signals(self) -> None:
-        """While pictures are made: the checkpoint of this moment stands, and resuming makes them."""
+        """For `draw`. While pictures are made: the checkpoint of this moment stands, and resuming makes them."""
         if self.stop.number:
             self.leave()
 
@@ -320,10 +315,10 @@ class Trainer:
 
         return progress
 
-    def time_left(self) -> str:
-        return self.watch.time_left(self.step - self.first_step, self.plan.last_step - self.step)
-
     def progress(self, what: str) -> None:
         """The live line of a terminal: where the run is, how fast, how long it still takes."""
         speed = f"  {self.meter.speed():.0f} images/s" if self.meter.seconds else ""
         self.folder.live(f"{self.plan.where(self.step)}  {what}{speed}  {self.time_left()}")
+
+    def time_left(self) -> str:
+        return self.watch.time_left(self.step - self.first_step, self.plan.last_step - self.step)

@@ -22,7 +22,7 @@ from datasets.image_set import ImageSet
 from datasets.sources import load
 from ddpm import DDPM
 from figures.images import real_rows
-from training import checkpoint, class_conditional, trainer
+from training import checkpoint, trainer
 from training.ema import MovingAverage
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
@@ -141,13 +141,11 @@ def test_resumed_run_is_the_uninterrupted_run(quick, signal_at, whole_run, tmp_p
 
 
 def test_a_resumed_run_with_dropout_is_the_uninterrupted_run(quick, signal_at, tmp_path, monkeypatch):
-    monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)  # slow, and not asked about
     more = "--network unet --n_features 8 --dim_mults 1 2 --dropout 0.3 --n_epochs 1"
     assert quick(tmp_path / "whole", more) == 0
     signal_at(2, signal.SIGUSR1)
     assert quick(tmp_path / "log", more) == 128 + signal.SIGUSR1
     monkeypatch.undo()
-    monkeypatch.setattr(class_conditional, "draw_completions", lambda *_: None)
     torch.manual_seed(99)  # as another process would stand elsewhere
     assert quick(tmp_path / "log", f"{more} --resume") == 0
     assert_same_training(tmp_path / "whole", tmp_path / "log")
@@ -295,9 +293,6 @@ def test_a_new_learning_rate_acts_after_resuming(quick, tmp_path, capsys):
 
 def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch):
     """T = 20 reaches the live line while pictures are made before the first training step of a process."""
-    monkeypatch.setattr(
-        class_conditional, "draw_completions", lambda *_: None
-    )  # slow, and the same whatever came before
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1") == 0
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 1 --resume") == 0
     (tmp_path / "log" / "model_epoch1.pt").unlink()
@@ -621,7 +616,7 @@ def test_real_rows_leave_missing_classes_blank():
 
 def test_preempted_from_outside(data_dir, tmp_path):
     """A real process, a real SIGTERM, the printed command, a finished run."""
-    words = f"{TINY} --n_epochs 400 --save_every 400 --device cpu --data_dir {data_dir} --log_dir {tmp_path / 'log'}"
+    words = f"{TINY} --n_timesteps 2 --g_weight 1 --n_epochs 400 --save_every 400 --device cpu --data_dir {data_dir} --log_dir {tmp_path / 'log'}"
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     process = subprocess.Popen(
         [sys.executable, "train_mnist.py", *words.split()], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
