@@ -25,6 +25,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,8 +141,12 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
 def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: int) -> Decoded:
     images = np.empty((len(files), 3, size, size), np.uint8)
 
+    stopped = threading.Event()
+
     def decode_into(i: int) -> str | None:
         """Fill images[i]; the result is None, or what is wrong with the file."""
+        if stopped.is_set():
+            return None
         path = os.path.join(folder, files[i].name)
         try:
             images[i] = decode(path, size, size)
@@ -157,7 +162,11 @@ def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: in
     # Threads suffice, because Pillow's decoding and resizing run without Python's lock.
     with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
         warnings.simplefilter("ignore")  # about metadata, which users of the images cannot change
-        faults = list(pool.map(decode_into, range(len(files))))  # an error, or Ctrl-C, cancels what has not begun
+        try:
+            faults = list(pool.map(decode_into, range(len(files))))
+        except BaseException:  # also Ctrl-C: the threads then only finish the files that they have begun
+            stopped.set()
+            raise
     bad = [f"{file.name} cannot be decoded and is left out ({fault})" for file, fault in zip(files, faults) if fault]
     if len(bad) * BAD_SHARE > len(files):
         raise DataError(

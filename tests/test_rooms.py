@@ -24,7 +24,10 @@ RULE = {
 RULE["figures"] = {"ddpm", "datasets", "utils", "networks", "diffusion", "common", "reporting"}
 RULE["training"] = RULE["figures"] | {"figures"}
 RULE["evaluation"] = RULE["training"] | {"training"}
-FILES = [file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] in RULE or file.stem in RULE]
+FILES = [
+    *(file for room in RULE for file in (ROOT / room).rglob("*.py")),
+    *(file for file in ROOT.glob("*.py") if file.stem in RULE),
+]
 SCRIPTS = sorted(file.stem for file in ROOT.glob("*.py") if file.stem not in RULE)
 
 

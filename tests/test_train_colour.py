@@ -21,7 +21,8 @@ import sample
 import train_afhq
 import train_cifar10
 import train_cifar100
-from datasets import image_set, sources
+from datasets import sources
+from evaluation.comparison import Model
 from training import checkpoint, trainer
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -233,10 +234,12 @@ def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
 
 def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
-    model = checkpoint.load_model(tmp_path / "log" / "model_step1.pt", torch.device("cpu"))
+    file = tmp_path / "log" / "model_step1.pt"
+    ddpm, content = checkpoint.load_model(file, torch.device("cpu"))
+    model = Model(file, ddpm, content, ddpm)
     dogs = sources.load("afhq", data_dir, False, n_classes=None, data_class="dog", im_height=16, im_channels=3)
-    assert torch.equal(sample.first_test_images(1, data_dir, *model), image_set.to_float(dogs.images[:1]))
-    assert (model[0].variance, model[0].clip_x0) == ("posterior", True)  # the sheet's sampler, also in sample.py
+    assert torch.equal(sample.images_of(model, data_dir, 1).images, dogs.images[:1])
+    assert (ddpm.variance, ddpm.clip_x0) == ("posterior", True)  # the sheet's sampler, also in sample.py
     assert afhq(data_dir, tmp_path / "log2", "--data_class cow") == 2
     assert "the classes are cat, dog" in capsys.readouterr().err
 
