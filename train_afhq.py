@@ -21,13 +21,13 @@ from typing import Any, Sequence
 import torch
 
 from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
-from common.machine import command_line, device_name, pick_amp, pick_device
+from common.machine import command_line, device_name, pick_amp
 from datasets import sources
 from datasets.image_set import ImageSet
 from evaluation.record import Record, read_list, reverse_steps
 from evaluation.reference import Reference, draw_samples
 from figures.images import process_figures
-from training import checkpoint
+from training import checkpoint, processes
 from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
 from training.class_conditional import draw_data
 from training.seeds import order_of_epoch
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    device = pick_device(args.device)
+    device = processes.start(args.device)
     network = {"in_channels": 3, "height": args.im_height, "dim": args.unet_dim, "dim_mults": list(args.unet_dim_mults)}
     # The exercise's sampler: x_0 clamped, mean and variance of the posterior.
     schedule = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
@@ -105,21 +105,22 @@ def main() -> None:
     }
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
-    if args.load_path and not (args.resume and (args.log_dir / "checkpoint.pt").exists()):
+    if args.load_path and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
         before, _content = checkpoint.load_model(args.load_path, device)
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}
-    with values_from_call():
+    with values_from_call(), processes.one_by_one():
         train_set, val_set = (
             sources.load("afhq", args.data_dir, train, n_workers=args.n_workers, **which).to(device)
             for train in (True, False)
         )
     reference = None
     if args.fid:
-        if args.resume:
+        if args.resume != "no":
             read_list(args.log_dir / "metrics.json")  # a damaged file is found now, not at the first pictures
-        reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
+        with processes.one_by_one():  # one process trains the classifier
+            reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     draw_first = functools.partial(draw_data, train_set=train_set)
     draw = functools.partial(draw_animal_run, train_set=train_set, n_samples=args.n_samples, reference=reference)

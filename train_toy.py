@@ -21,13 +21,13 @@ from typing import Callable, Dict, Union
 import torch
 
 from common.console import HelpFormatter, at_least, in_range, run_script
-from common.machine import command_line, device_name, pick_amp, pick_device
+from common.machine import command_line, device_name, pick_amp
 from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
 from ddpm import DDPM
 from evaluation.record import Record, reverse_steps
 from figures.points import N_SAMPLES, plot_field, plot_processes, plot_samples
 from reporting.page import write_report
-from training import checkpoint
+from training import checkpoint, processes
 from training.arguments import about, add_method_arguments, add_running_arguments, refuse_useless, settings_of
 from training.losses import VALIDATION_IMAGES
 from training.settings import Plan
@@ -91,10 +91,12 @@ def train_all(args: argparse.Namespace, log_dir: Path, distribution: Distributio
     for network in NETWORKS:
         own_dir = log_dir if network == NETWORKS[0] else log_dir / f"network_{network}"
         run, samples, measured = train_one(args, network, own_dir, distribution)
-        if own_dir != log_dir:
+        if own_dir != log_dir and not processes.rank():
             write_measured(log_dir, run, network, measured)
         n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
         panels.append((f"{network}: {n_parameters:,} parameters\n{in_words(measured)}", samples))
+    if processes.rank():
+        return
     plot_samples(log_dir / "networks.png", distribution, panels[::-1])
     write_report(log_dir)
 
@@ -105,7 +107,7 @@ def train_one(
     """Train a network in log_dir to the end. Returns the run, its last samples and what was measured of these (see
     `draw_point_run`)."""
     args = argparse.Namespace(**{**vars(args), "network": network, "log_dir": log_dir})
-    device = pick_device(args.device)
+    device = processes.start(args.device)
     layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
     schedule = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
     spec = {

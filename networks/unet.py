@@ -20,6 +20,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from networks.dropout import Dropout
+
 
 def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
     """[cos(f_i s), sin(f_i s)] with s = 1000 t and f_i = 10000^(-2 i / dim), i = 0 .. dim / 2 - 1 ([Vaswani] 3.5).
@@ -70,7 +72,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
         self.norm2 = group_norm(out_channels, affine=False)  # the bias of scale_shift takes the place of affine
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)

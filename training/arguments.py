@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -25,7 +26,17 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     """How any training script runs: resuming, device, precision, compiler."""
     add = parser.add_argument_group("running").add_argument
-    add("--resume", action="store_true", help="go on from the checkpoint in the log folder, if there is one")
+    text = (
+        "go on from the checkpoint in the log folder, if there is one; auto: also if it is damaged (it is kept under "
+        "another name, and the run begins again)"
+    )
+    add("--resume", nargs="?", choices=["no", "yes", "auto"], default="no", const="yes", help=text)
+    text = "write a checkpoint at least this often, so that a computer that fails costs no more"
+    add("--checkpoint_every", type=in_range(0, 1e9), default=300, metavar="SECONDS", help=text)
+    text = "compute the gradient of a batch in N parts one after the other, which takes less memory"
+    add("--accumulate", type=at_least(1), default=1, metavar="N", help=text)
+    text = "scale gradients whose norm is larger down to this norm"
+    add("--clip_grad", type=in_range(0, 1e30, open_ends=True), default=None, metavar="NORM", help=text)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add("--amp", choices=["off", "bf16", "auto"], default="auto", help="bfloat16 network; auto: where the chip has it")
     add("--compile", choices=["off", "on", "auto"], default="auto", help="torch.compile; auto: on CUDA")
@@ -47,10 +58,8 @@ def refuse_useless(
 def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:
     """The settings that the arguments of any training script ask for."""
     flip = getattr(args, "flip", "off") == "on"  # points have no left and right, and no such option
-    same = {
-        name: getattr(args, name) for name in ("log_dir", "batch_size", "l_rate", "ema", "seed", "compile", "resume")
-    }
-    return Settings(flip=flip, dequantise=dequantise, **same)
+    names = {field.name for field in dataclasses.fields(Settings)} - {"flip", "dequantise"}
+    return Settings(flip=flip, dequantise=dequantise, **{name: getattr(args, name) for name in names})
 
 
 def about(parser: argparse.ArgumentParser, args: argparse.Namespace, spec: Spec, expected: str) -> About:

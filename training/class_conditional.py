@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from common.console import HelpFormatter, at_least, in_range, values_from_call
-from common.machine import pick_amp, pick_device
+from common.machine import pick_amp
 from datasets import sources
 from datasets.image_set import ImageSet
 from figures.images import (
@@ -28,6 +28,7 @@ from figures.images import (
 )
 from networks import fc
 from reporting.log_files import FEW, MOST_COLUMNS, shown_classes
+from training import processes
 from training.arguments import about, add_method_arguments, add_running_arguments, refuse_useless, settings_of
 from training.checkpoint import build
 from training.settings import Plan, Spec
@@ -118,13 +119,13 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
     args = parser.parse_args()
     refuse_useless(parser, args, NETWORK_OPTIONS)
-    device = pick_device(args.device)
+    device = processes.start(args.device)
     spec = spec_of(args)
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = build(spec, device, pick_amp(args.amp, device))
 
     shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
-    with values_from_call():
+    with values_from_call(), processes.one_by_one():
         train_set, val_set = (
             sources.load(args.dataset, args.data_dir, train, limit=limit, n_workers=args.n_workers, **shape).to(device)
             for train, limit in ((True, args.limit), (False, None))

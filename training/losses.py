@@ -10,6 +10,7 @@ import torch
 
 from ddpm import DDPM
 from training.data_set import DataSet
+from training.processes import gathered
 from training.seeds import VALIDATION, seed_for
 
 VALIDATION_IMAGES = 2000  # enough for a steady mean, few enough to cost a CPU seconds
@@ -29,13 +30,16 @@ class LossMeter:
         self.seconds = 0.0
 
     def add(self, t: torch.Tensor, losses: torch.Tensor) -> None:
-        """Take in the losses of a step and their times in 1..T, both [N] with the same N for every step."""
+        """Take in the losses of a step and their times in 1..T, both [N] with the same N for every step.
+
+        Of several processes each gives its rows.
+        """
         self.pending.append((t, losses.detach()))
 
     def collect(self) -> np.ndarray:
         """Copy the pending losses to the CPU and add them up. Returns the mean of each step, float64 [steps]."""
-        t = torch.stack([t for t, _ in self.pending]).cpu().numpy()  # [steps, N]
-        losses = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
+        t = gathered(torch.stack([t for t, _ in self.pending]), dim=1).cpu().numpy()  # [steps, N]
+        losses = gathered(torch.stack([losses for _, losses in self.pending]), dim=1).cpu().double().numpy()
         self.pending = []
         quarter = ((t - 1) * 4 // self.n_timesteps).ravel()
         self.sums += np.bincount(quarter, weights=losses.ravel(), minlength=4)

@@ -23,7 +23,10 @@ class Settings:
     flip: bool = False
     dequantise: bool = False  # train on images made continuous; validation sees the 8-bit images all the same
     compile: str = "off"  # "on", "off" or "auto"
-    resume: bool = False
+    resume: str = "no"  # "no", "yes" or "auto"
+    accumulate: int = 1  # parts of a batch whose gradients are computed one after the other
+    clip_grad: float | None = None  # largest norm of the gradient
+    checkpoint_every: float = 300.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)

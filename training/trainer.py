@@ -17,12 +17,12 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-from common.console import RunError
+from common.console import CallError, RunError
 from common.files import format_duration
 from common.machine import command_line, keep_large_buffers
 from datasets.image_set import dequantise
 from ddpm import DDPM
-from training import checkpoint
+from training import checkpoint, processes
 from training.data_set import DataSet
 from training.ema import MovingAverage
 from training.log_folder import LogFolder, arithmetic_of, config_of
@@ -33,7 +33,6 @@ from training.signals import Stop
 from training.stopwatch import Stopwatch
 
 REPORT_AFTER = 10  # seconds: a row of metrics that took longer also refreshes loss curve and report
-SAVE_EVERY = 30  # seconds between checkpoints in a run that counts steps: on a GPU rows may follow each other as fast as a disk writes
 FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)  # before, it refused some strides
 CHECK_EVERY = 10  # steps between checks of the losses: each makes the CPU wait for the GPU
 
@@ -62,10 +61,17 @@ class Trainer:
     ):
         self.ddpm, self.train_set, self.val_set = ddpm, train_set, val_set
         self.settings, self.about, self.draw, self.draw_first = settings, about, draw, draw_first
-        self.device, self.log_dir = ddpm.device, settings.log_dir
+        self.device, self.log_dir = ddpm.device, processes.folder_for(settings.log_dir)
         self.takes_classes = bool(getattr(ddpm.nn_model, "n_classes", 0))
         # The last, shorter batch of an epoch is left out (other images each time): one shape compiles once.
         self.batch_size = min(settings.batch_size, len(train_set))
+        parts = processes.count() * settings.accumulate
+        if self.batch_size % parts:
+            raise CallError(
+                f"--batch_size {self.batch_size} cannot be shared equally by {processes.count()} processes that take "
+                f"--accumulate {settings.accumulate} parts each: take a multiple of {parts}"
+            )
+        self.rows = processes.rows(self.batch_size)  # of every batch, this process's
         self.steps_per_epoch = len(train_set) // self.batch_size
         self.plan = dataclasses.replace(plan, steps_per_epoch=self.steps_per_epoch)
 
@@ -77,8 +83,8 @@ class Trainer:
         }
         self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), **self.adam)
         self.average = MovingAverage(ddpm, settings.ema)
-        self.averaged = self.average.ddpm
-        self.training_losses = ddpm.training_losses
+        self.averaged = processes.share(self.average.ddpm)
+        self.training_losses: Callable[..., torch.Tensor] = ddpm.training_losses
         self.seed_for_pictures = seed_for(settings.seed, PICTURES)
         self.generator = torch.Generator(self.device)
         self.order = torch.empty(0)  # of the images in this epoch
@@ -89,6 +95,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # a row for each epoch (or row_steps) completed
         self.meter = LossMeter(ddpm.n_timesteps)  # since the last row
         self.stop, self.watch = Stop(), Stopwatch()
+        self.stopped_by, self.checkpoint_due = 0, 0  # what all processes know of signals and of the time
 
     # ------------------------------------------------------------------------------------------------ the run
 
@@ -101,29 +108,39 @@ class Trainer:
                     self.train_step()
                     if self.plan.row_due(self.step):
                         self.end_row()
-                    if self.plan.pictures_due(self.step) and not self.stop.number:
+                    elif self.checkpoint_due:
+                        self.save_checkpoint()
+                    if self.plan.pictures_due(self.step) and not self.stopped_by:
                         self.make_pictures()
-                    if self.stop.number:
+                    if self.stopped_by:
                         self.leave()
-            except RunError as error:
+            except RunError as error:  # in all processes: they compare what can fail
                 self.folder.live("")
                 self.folder.write_log(f"failed: {error}")
                 self.write_report()
+                processes.wait()
                 raise
             self.folder.say(f"time: {self.watch}")
             self.folder.say(f"done: {self.log_dir / 'report.html'}")
 
     def begin(self) -> None:
         """Open the log folder, and take up the run that stands there if that is asked for."""
-        path, content = self.log_dir / "checkpoint.pt", None
+        path, content = self.settings.log_dir / "checkpoint.pt", None
         changes: list[str] = []
-        if self.settings.resume and path.exists():  # read before anything is written: a refusal leaves no trace
+        resume = "auto" if processes.restarted() else self.settings.resume
+        if resume != "no" and path.exists():  # read before anything is written: a refusal leaves no trace
             now = (self.about.arguments, len(self.train_set), arithmetic_of(self.ddpm), self.plan.last_step)
-            content, changes = checkpoint.load_run(path, *now)
-        self.folder = LogFolder(self.log_dir, resume=content is not None)
+            try:
+                content, changes = checkpoint.load_run(path, *now)
+            except RunError as error:
+                if resume != "auto":
+                    raise
+                changes = [str(error)]
+        processes.wait()
+        self.folder = LogFolder(self.log_dir, resume=content is not None and not processes.rank())
         if content is not None:
             self.restore(content, path)
-        elif self.settings.resume:
+        elif resume != "no":
             self.folder.say(f"nothing to resume in {self.log_dir}: beginning at step 0")
         config = config_of(self.about, self.settings, self.ddpm, self.train_set, self.val_set)
         self.folder.write_config(config, resumed_at=self.step if content else None)
@@ -139,6 +156,7 @@ class Trainer:
             y, c = self.train_set.batch(torch.arange(self.batch_size))
             self.training_losses = compiled_losses(self.ddpm, y, c if self.takes_classes else None, self.folder.say)
             self.watch.lap("compiling")
+        self.training_losses = processes.shared_losses(self.ddpm, self.training_losses, self.folder.say)
         self.watch.start()
 
     def take_up(self) -> None:
@@ -161,30 +179,60 @@ class Trainer:
             self.order = order_of_epoch(len(self.train_set), seed, epoch).to(self.train_set.images.device)
         self.ddpm.train()
         self.generator.manual_seed(seed_for(seed, STEP, self.step))
-        torch.manual_seed(seed_for(seed, DROPOUT, self.step))  # dropout takes no generator
-        flip = None
+        mine, generator = self.rows, self.generator  # what is random is drawn for the whole batch
+        index, flip = self.order[i * self.batch_size : (i + 1) * self.batch_size], None
         if self.settings.flip:
-            flip = torch.rand(self.batch_size, device=self.device, generator=self.generator) < 0.5
-        y, c = self.train_set.batch(self.order[i * self.batch_size : (i + 1) * self.batch_size], flip)
+            flip = (torch.rand(self.batch_size, device=self.device, generator=generator) < 0.5)[mine]
+        y, c = self.train_set.batch(index[mine], flip)
+        whole = y.new_empty(1).expand(self.batch_size, *y.shape[1:])  # takes no memory
         if self.settings.dequantise:
-            y = dequantise(y, torch.rand(y.shape, device=self.device, generator=self.generator))
-        t, noise, c = self.ddpm.draw(y, c if self.takes_classes else None, self.generator)
+            y = dequantise(y, torch.rand(whole.shape, device=self.device, generator=generator)[mine])
+        ones = torch.ones(self.batch_size, 1, device=self.device) if self.takes_classes else None
+        t, noise, keep = self.ddpm.draw(whole, ones, generator)
+        t, noise = t[mine], noise[mine]
+        if c is not None and keep is not None:
+            c = c * keep[mine]
 
-        losses = self.training_losses(y, c, t, noise)  # [N]
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        losses = self.backward(y, c if self.takes_classes else None, t, noise)  # [rows]
+        if self.settings.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.ddpm.nn_model.parameters(), self.settings.clip_grad)
         self.optimizer.step()
+        processes.share_buffers(self.ddpm.nn_model)
         self.average.update(self.step)
 
         self.step += 1
         self.meter.add(t, losses)
         if self.step % CHECK_EVERY == 0 or self.plan.row_due(self.step):
             self.check_losses()
+        elif self.device.type == "cpu" or processes.count() == 1:
+            self.agree()  # a GPU would have to wait
         self.meter.seconds += self.watch.lap("training")
 
+    def backward(self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The losses of these samples, [N], and the gradient of their mean (over all processes), in `accumulate` parts."""
+        n, losses = self.settings.accumulate, []
+        self.optimizer.zero_grad(set_to_none=True)
+        for part, rows in enumerate(torch.arange(len(y)).chunk(n)):
+            rows_of = slice(int(rows[0]), int(rows[-1]) + 1)
+            processes.draw_dropout_for_all(self.ddpm.nn_model, processes.rank() * n + part, processes.count() * n)
+            torch.manual_seed(seed_for(self.settings.seed, DROPOUT, self.step))  # dropout takes no generator
+            with processes.no_sync(self.training_losses, last=part == n - 1):
+                of_part = self.training_losses(
+                    y[rows_of], None if c is None else c[rows_of], t[rows_of], noise[rows_of]
+                )
+                (of_part.mean() / n).backward()
+            losses.append(of_part.detach())
+        return torch.cat(losses)
+
+    def agree(self) -> None:
+        """Learn what all processes have to know at the same step: the signal that stops the run, and that a checkpoint is due."""
+        due = time.monotonic() - self.saved_at > self.settings.checkpoint_every
+        self.stopped_by, self.checkpoint_due = processes.most([self.stop.number, int(due)])
+
     def check_losses(self) -> None:
-        """Take in the losses of the latest steps. RunError if one is not finite."""
+        """Take in the losses of the latest steps, and what the processes have to agree on. RunError if a loss is not finite."""
         means = self.meter.collect()  # [steps]
+        self.agree()
         wrong = np.flatnonzero(~np.isfinite(means))
         if len(wrong):
             self.diverged(f"the loss became {means[wrong[0]]} at step {self.step - len(means) + wrong[0] + 1}")
@@ -219,7 +267,7 @@ class Trainer:
         }
         self.history.append(row)
         self.meter = LossMeter(self.ddpm.n_timesteps)
-        if due or time.monotonic() - self.saved_at > SAVE_EVERY:
+        if due or self.checkpoint_due:
             self.save_checkpoint()
         self.folder.write_metrics(self.history)
         speed = f"{row['images_per_second']:.0f} images/s  {format_duration(seconds)}  {self.time_left()}"
@@ -236,14 +284,14 @@ class Trainer:
 
     def leave(self) -> None:
         """A signal came: save, tell how to go on, end with the status that shells give a process ended by a signal."""
-        if self.meter.pending:
-            self.check_losses()
-        self.save_checkpoint()
+        if self.step != self.saved_step:
+            self.save_checkpoint()
         self.write_report()
         self.folder.say(f"time: {self.watch}")
-        self.folder.say(f"stopped by {signal.Signals(self.stop.number).name} after step {self.step}; to go on:")
+        self.folder.say(f"stopped by {signal.Signals(self.stopped_by).name} after step {self.step}; to go on:")
         self.folder.say(f"  {command_line('--resume')}")
-        sys.exit(128 + self.stop.number)
+        processes.wait()  # else torchrun stops the process that still writes
+        sys.exit(128 + self.stopped_by)
 
     # ------------------------------------------------------------------------------------------------ files
 
@@ -262,6 +310,11 @@ class Trainer:
         """Write checkpoint.pt, all that resuming needs. RunError in place of overwriting good weights with infinite ones."""
         if not torch.stack([w.isfinite().all() for w in self.ddpm.nn_model.parameters()]).all():
             self.diverged(f"weights became infinite or nan by step {self.step}")
+        if self.meter.pending:
+            self.check_losses()
+        self.saved_step, self.saved_at, self.checkpoint_due = self.step, time.monotonic(), 0
+        if processes.rank():
+            return
         content = {
             **self.origin(),
             "train_images": len(self.train_set),
@@ -273,7 +326,6 @@ class Trainer:
             **self.meter.state_dict(),
         }
         checkpoint.save(self.log_dir / "checkpoint.pt", content)
-        self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def save_model(self) -> None:
         """The averaged weights, for sampling; `draw` calls it when the pictures that they make are there."""
@@ -302,7 +354,8 @@ class Trainer:
 
     def heed_signals(self) -> None:
         """For `draw`. While pictures are made: the checkpoint of this moment stands, and resuming makes them."""
-        if self.stop.number:
+        self.agree()
+        if self.stopped_by:
             self.leave()
 
     def sampling_progress(self, what: str) -> Callable[[int], None]:
