@@ -106,6 +106,8 @@ class Trainer:
             try:
                 while self.step < self.plan.last_step:
                     self.train_step()
+                    if self.step % CHECK_EVERY == 0 or self.device.type == "cpu" or processes.count() == 1:
+                        self.agree()  # several GPUs would have to wait for it in every step
                     if self.plan.row_due(self.step):
                         self.end_row()
                     elif self.checkpoint_due:
@@ -204,8 +206,6 @@ class Trainer:
         self.meter.add(t, losses)
         if self.step % CHECK_EVERY == 0 or self.plan.row_due(self.step):
             self.check_losses()
-        elif self.device.type == "cpu" or processes.count() == 1:
-            self.agree()  # a GPU would have to wait
         self.meter.seconds += self.watch.lap("training")
 
     def backward(self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -232,7 +232,6 @@ class Trainer:
     def check_losses(self) -> None:
         """Take in the losses of the latest steps, and what the processes have to agree on. RunError if a loss is not finite."""
         means = self.meter.collect()  # [steps]
-        self.agree()
         wrong = np.flatnonzero(~np.isfinite(means))
         if len(wrong):
             self.diverged(f"the loss became {means[wrong[0]]} at step {self.step - len(means) + wrong[0] + 1}")
