@@ -221,15 +221,13 @@ def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train_afhq, "process_figures", lambda *_, **__: None)
     saved, save = [], trainer.Trainer.save_checkpoint
     monkeypatch.setattr(trainer.Trainer, "save_checkpoint", lambda self: saved.append(self.step) or save(self))
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 1e9)
     assert afhq(data_dir, tmp_path / "log", "--train_steps 27 --save_and_sample_every 25") == 0
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert [int(row["step"]) for row in rows] == [*range(2, 25, 2), 25, 26, 27]
     assert [int(row["step"]) for row in rows if row["val_loss"]] == saved == [25, 27]
     saved.clear()
-    monkeypatch.setattr(trainer, "SAVE_EVERY", -1)
-    assert afhq(data_dir, tmp_path / "log", "--train_steps 5 --save_and_sample_every 25") == 0
-    assert saved == [2, 4, 5]
+    assert afhq(data_dir, tmp_path / "log", "--train_steps 5 --save_and_sample_every 25 --checkpoint_every 0") == 0
+    assert saved == [1, 2, 3, 4, 5]
 
 
 def test_afhq_other_animals(data_dir, tmp_path, capsys):

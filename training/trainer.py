@@ -8,6 +8,7 @@ never stopped (on the CPU), and pictures, drawn from generators of their own, do
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 import time
@@ -287,6 +288,8 @@ class Trainer:
             self.save_checkpoint()
         self.write_report()
         self.folder.say(f"time: {self.watch}")
+        if os.environ.get("DDPM_STOPPED") and self.step > self.first_step and not processes.rank():
+            Path(os.environ["DDPM_STOPPED"]).write_text(signal.Signals(self.stopped_by).name)  # see cluster/job.sh
         self.folder.say(f"stopped by {signal.Signals(self.stopped_by).name} after step {self.step}; to go on:")
         self.folder.say(f"  {command_line('--resume')}")
         processes.wait()  # else torchrun stops the process that still writes

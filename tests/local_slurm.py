@@ -1,6 +1,6 @@
 """A real SLURM on this machine, as root and without a network, in a folder of its own: Debian's slurm-wlm and munge.
 
-python tests/cluster/local_slurm.py FOLDER starts one and prints the SLURM_CONF to use with sbatch, squeue and scancel until Enter is
+python tests/local_slurm.py FOLDER starts one and prints the SLURM_CONF to use with sbatch, squeue and scancel until Enter is
 pressed. There is one node with four pretended GPUs and two partitions: jobs of `high` preempt those of `low` (the
 default), which are queued again.
 """
