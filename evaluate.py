@@ -28,8 +28,7 @@ from reporting.page import write_report
 # ------------------------------------------------------------------------------------------------ what the call means
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line. CallError for options that would have no effect."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -39,21 +38,27 @@ def parse_arguments() -> argparse.Namespace:
         help="a model_epoch*.pt or checkpoint.pt of this suite, or an .npz of images",
     )
     add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
-    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where judges are kept")
+    add(
+        "--judge_dir", type=Path, default=Path("./log/judges"), help="where the classifiers that judge samples are kept"
+    )
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=at_least(1), help="samples of each class (30), of a model without classes altogether (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
-    add("--n_steps", type=at_least(1), metavar="S", help="draw with S of the model's T steps (all), fewer than T with the "
-        "posterior variance")  # fmt: skip
+    add(
+        "--n_steps",
+        type=at_least(1),
+        metavar="S",
+        help="draw with S of the model's T steps (all), fewer than T with the posterior variance",
+    )
     add("--mask", choices=MASKS, help="what --inpaint hides (bottom)")
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
     add(
         "--n_resample",
         type=at_least(1),
         metavar="R",
-        help="how often --inpaint walks each stretch of steps (1; repaint: 5)",
+        help="how often --inpaint goes through each jump of steps (1; repaint: 5)",
     )
-    add("--jump_length", type=at_least(1), metavar="J", help=f"steps in such a stretch ({JUMP_LENGTH})")
+    add("--jump_length", type=at_least(1), metavar="J", help=f"steps in such a jump ({JUMP_LENGTH})")
     add("--seed", type=at_least(0), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
@@ -65,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
         "--inpaint",
         type=at_least(1),
         metavar="N",
-        help="instead of samples judge completions of the first N test images",
+        help="instead of samples measure completions of the first N test images",
     )
     add(
         "--bits_per_dim",
@@ -73,8 +78,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="instead of samples the likelihood of the first N test images",
     )
-    args = parser.parse_args()
+    return parser
 
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line. CallError for options that would have no effect."""
+    args = parser().parse_args()
     if args.source.suffix == ".npz":
         refuse(args, "an .npz", "g_weight", "n_samples", "n_steps", "raw", "inpaint", "bits_per_dim")
         if args.dataset is None:
@@ -88,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     if not args.inpaint:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):
-        refuse(args, "stretches that are walked once", "jump_length")
+        refuse(args, "steps that are gone through once", "jump_length")
     args.out = args.out or args.source.parent / "metrics.json"
     return args
 

@@ -243,7 +243,10 @@ def test_bad_files(evaluated, tmp_path, capsys):
         ("--dataset mnist", "--dataset has no effect on a model"),
         ("--data_class 3", "--data_class has no effect on a model"),
         ("--bits_per_dim 3 --fid", "--fid has no effect on a measurement without samples"),
-        ("--inpaint 3 --method mean input --jump_length 2", "--jump_length has no effect on stretches that are walked"),
+        (
+            "--inpaint 3 --method mean input --jump_length 2",
+            "--jump_length has no effect on steps that are gone through once",
+        ),
         ("--inpaint 3 --g_weight 0", "--g_weight has no effect on a measurement without samples"),
         ("--inpaint 3 --bits_per_dim 3", "not allowed with"),
     ],
