@@ -15,7 +15,7 @@ OLDEST ?= python3.8
 .PHONY: demo test test-oldest index clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --batch_size 64 --n_epochs 2 --limit 35000
+	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --batch_size 16 --l_rate 1e-3 --n_epochs 2 --limit 23000
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
