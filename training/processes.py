@@ -25,7 +25,6 @@ from torch.nn.parallel import DistributedDataParallel
 from common.console import CallError
 from common.machine import pick_device
 from ddpm import DDPM
-from networks.dropout import Dropout
 
 
 def count() -> int:
@@ -157,13 +156,6 @@ def share_buffers(network: nn.Module) -> None:
     if count() > 1 and dist.get_backend() == "gloo":
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
-
-
-def draw_dropout_for_all(network: nn.Module, part: int, parts: int) -> None:
-    """Tell the network which of how many equal parts of the batch it sees, so that a row's dropout does not depend on it."""
-    for module in network.modules():
-        if isinstance(module, Dropout):
-            module.part, module.parts = part, parts
 
 
 # ------------------------------------------------------------------------------------------------ sampling

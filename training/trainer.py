@@ -23,6 +23,7 @@ from common.files import format_duration
 from common.machine import command_line, keep_large_buffers
 from datasets.image_set import dequantise
 from ddpm import DDPM
+from networks.dropout import Dropout
 from training import checkpoint, processes
 from training.data_set import DataSet
 from training.ema import MovingAverage
@@ -84,6 +85,7 @@ class Trainer:
         }
         self.optimizer = torch.optim.Adam(ddpm.nn_model.parameters(), **self.adam)
         self.average = MovingAverage(ddpm, settings.ema)
+        self.dropouts = [module for module in ddpm.nn_model.modules() if isinstance(module, Dropout)]
         self.averaged = processes.share(self.average.ddpm)
         self.training_losses: Callable[..., torch.Tensor] = ddpm.training_losses
         self.seed_for_pictures = seed_for(settings.seed, PICTURES)
@@ -212,15 +214,15 @@ class Trainer:
     def backward(self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """The losses of these samples, [N], and the gradient of their mean (over all processes), in `accumulate` parts."""
         n, losses = self.settings.accumulate, []
+        size = len(y) // n
         self.optimizer.zero_grad(set_to_none=True)
-        for part, rows in enumerate(torch.arange(len(y)).chunk(n)):
-            rows_of = slice(int(rows[0]), int(rows[-1]) + 1)
-            processes.draw_dropout_for_all(self.ddpm.nn_model, processes.rank() * n + part, processes.count() * n)
+        for part in range(n):
+            rows = slice(part * size, (part + 1) * size)
+            for dropout in self.dropouts:  # a row's dropout does not depend on how the batch is shared
+                dropout.part, dropout.parts = processes.rank() * n + part, processes.count() * n
             torch.manual_seed(seed_for(self.settings.seed, DROPOUT, self.step))  # dropout takes no generator
             with processes.no_sync(self.training_losses, last=part == n - 1):
-                of_part = self.training_losses(
-                    y[rows_of], None if c is None else c[rows_of], t[rows_of], noise[rows_of]
-                )
+                of_part = self.training_losses(y[rows], None if c is None else c[rows], t[rows], noise[rows])
                 (of_part.mean() / n).backward()
             losses.append(of_part.detach())
         return torch.cat(losses)
@@ -231,7 +233,7 @@ class Trainer:
         self.stopped_by, self.checkpoint_due = processes.most([self.stop.number, int(due)])
 
     def check_losses(self) -> None:
-        """Take in the losses of the latest steps, and what the processes have to agree on. RunError if a loss is not finite."""
+        """Take in the losses of the latest steps. RunError if one is not finite."""
         means = self.meter.collect()  # [steps]
         wrong = np.flatnonzero(~np.isfinite(means))
         if len(wrong):
