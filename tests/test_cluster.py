@@ -54,6 +54,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     assert not (tmp_path / "log").exists()
 
 
+def test_resume_auto_begins_again_after_a_damaged_checkpoint(tmp_path):
+    assert launch(1, "--train_steps 1", tmp_path / "log").returncode == 0
+    (tmp_path / "log" / "checkpoint.pt").write_bytes(b"damaged")
+    refused = launch(1, "--train_steps 1 --resume", tmp_path / "log")
+    assert refused.returncode == 1 and "checkpoint.pt is damaged" in refused.stderr
+    again = launch(1, "--train_steps 1 --resume auto", tmp_path / "log")
+    assert again.returncode == 0 and "checkpoint.pt is damaged" in again.stdout
+    assert (tmp_path / "log_old1" / "checkpoint.pt").read_bytes() == b"damaged"
+    assert (tmp_path / "log" / "model_step1.pt").exists()
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     with local_slurm(tmp_path_factory.mktemp("slurm") / "s") as started:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ddpm import DDPM
 from diffusion.fast_network import for_inference
+from networks.dropout import Dropout
 from networks.unet import ResidualBlock, SelfAttention, UNet, Upsample, group_norm, largest_divisor, timestep_embedding
 
 SMALL = {"height": 16, "dim": 8, "dim_mults": (1, 2), "n_blocks": 1}
@@ -331,3 +332,15 @@ def test_unconditional_takes_no_condition():
     net(x, t)
     with pytest.raises(ValueError, match="c must be None"):
         net(x, t, torch.zeros(3, 10))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_of_the_parts_is_that_of_the_whole_batch(layout):
+    x, dropout = torch.randn(6, 8, 4, 4).to(memory_format=layout), Dropout(0.5)
+    torch.manual_seed(0)
+    whole, parts = dropout(x), []
+    for dropout.part, part in enumerate(x.chunk(3)):
+        dropout.parts = 3
+        torch.manual_seed(0)
+        parts.append(dropout(part))
+    assert torch.equal(torch.cat(parts), whole) and 0.2 < (whole == 0).float().mean() < 0.8
