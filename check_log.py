@@ -131,8 +131,13 @@ def parser() -> argparse.ArgumentParser:
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="log folders")
     add("--quiet", action="store_true", help="only notes and problems")
     add("--csv", type=Path, metavar="FILE", help="also a table with one row per folder; - writes it, and nothing else")
-    add("--resample", nargs="?", const="one", choices=["one", "all"],
-        help="draw the last grid of the smallest guidance weight (or of all) again and compare; a minute or more on a CPU")  # fmt: skip
+    add(
+        "--resample",
+        nargs="?",
+        const="one",
+        choices=["one", "all"],
+        help="draw the last grid of the smallest guidance weight (or of all) again and compare; a minute or more on a CPU",
+    )
     add("--judge", action="store_true", help="let a judge, trained once on the real images, look at the last grids")
     add("--data_dir", type=Path, default=Path("./data"), help="of --judge: folder of the data sets (./data)")
     add("--judge_dir", type=Path, default=Path("./log/judges"), help="of --judge: where judges are kept (./log/judges)")

@@ -137,13 +137,18 @@ def draw_animal_run(run: Trainer, train_set: ImageSet, n_samples: int, reference
     final, seed = run.step == run.plan.last_step, run.seed_for_pictures
     tail = run.mark().replace(" ", "")  # as in "step1000"
     generator = torch.Generator(run.device).manual_seed(seed)
-    y_0, y_steps = run.averaged.sample(n_samples, classes=None, generator=generator, record=final,
-                                       progress=run.sampling_progress("samples"))  # fmt: skip
+    y_0, y_steps = run.averaged.sample(
+        n_samples, classes=None, generator=generator, record=final, progress=run.sampling_progress("samples")
+    )
     plot_image(run.log_dir / f"samples_{tail}.png", y_0, title=f"{run.mark()}, samples")
     run.watch.lap("grids")
     if final:
-        plot_animation(run.log_dir / f"animation_{tail}.gif", y_steps, run.averaged.recorded_times(),
-                       math.ceil(math.sqrt(len(y_0))))  # fmt: skip
+        plot_animation(
+            run.log_dir / f"animation_{tail}.gif",
+            y_steps,
+            run.averaged.recorded_times(),
+            math.ceil(math.sqrt(len(y_0))),
+        )
         run.watch.lap("animations")
     first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
     images, _ = train_set.batch(first)

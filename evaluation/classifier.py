@@ -113,8 +113,10 @@ def load_or_train(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[
     if file.exists():
         content = checkpoint.load(file, "model")
         if content.get("trained_on") != trained_on(train_set):
-            raise RunError(f"{file} was trained on other images, or by the recipe of another version: delete the file "
-                           "to train the classifier again, or choose another --judge_dir")  # fmt: skip
+            raise RunError(
+                f"{file} was trained on other images, or by the recipe of another version: delete the file "
+                "to train the classifier again, or choose another --judge_dir"
+            )
         classifier = new_classifier(train_set, recipe_for(train_set)).eval()
         checkpoint.load_weights(classifier, content["model"], file)
     else:
@@ -129,8 +131,10 @@ def new_classifier(train_set: ImageSet, recipe: Recipe) -> Classifier:
     rotations = tells_rotations(train_set)
     classifier = recipe.network(channels, 4 if rotations else train_set.n_classes, recipe.n_features)
     if min(height, width) < classifier.least:
-        raise CallError(f"the classifier needs images of at least {classifier.least} x {classifier.least} pixels, "
-                        f"not {height} x {width}")  # fmt: skip
+        raise CallError(
+            f"the classifier needs images of at least {classifier.least} x {classifier.least} pixels, "
+            f"not {height} x {width}"
+        )
     classifier.mirrors = recipe.flips and not rotations  # a mirrored quarter turn is another quarter turn
     return classifier.to(train_set.device).to(memory_format=layout_on(train_set.device))
 

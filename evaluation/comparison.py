@@ -64,8 +64,16 @@ def comparison_figure(
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         with Progress(n_images) as progress:
             advance = lambda t: progress.advance(n_images / sampler.n_timesteps)  # noqa: B023, E731
-            y, _ = sampler.sample(n_samples, None, len(class_names), g_weight, classes,
-                              generator=generator, record=False, progress=advance)  # fmt: skip
+            y, _ = sampler.sample(
+                n_samples,
+                None,
+                len(class_names),
+                g_weight,
+                classes,
+                generator=generator,
+                record=False,
+                progress=advance,
+            )
         groups.append(("\n".join(lines), y.cpu()))
     groups.append(("real", real_rows(test_set, n_samples, classes)))
     plot_groups(path, groups, [class_names[k] for k in classes], title)

@@ -137,8 +137,11 @@ def measure_completions(
     half_judge_file = args.judge_dir / f"{which}_hidden_{file_name(train_set)}"
     _, half_accuracy = load_or_train(half_judge_file, masked(train_set, mask), masked(first, mask))
     whole_accuracy = accuracy_of(judge, first)
-    print(f"{hidden} hidden, {len(first)} test images: the judge is right on {whole_accuracy:.1%} of the whole ones; "
-          f"a judge of visible parts on {half_accuracy:.1%}", flush=True)  # fmt: skip
+    print(
+        f"{hidden} hidden, {len(first)} test images: the judge is right on {whole_accuracy:.1%} of the whole ones; "
+        f"a judge of visible parts on {half_accuracy:.1%}",
+        flush=True,
+    )
     record = Record(
         args.out,
         **about,
@@ -179,13 +182,19 @@ def measure_bits(
         "prior": terms[-1].item(),
     }
     of = f"the first {len(y)} test images{', each given its class' if n_classes else ''}"
-    print(f"bits per dimension of {of}: at most {result['bits_per_dim']:.4f} = {result['decoder']:.4f} (L_0, the "
-          f"decoder) + {result['steps']:.4f} (L_1 .. L_{ddpm.n_timesteps - 1}, the steps) + {result['prior']:.2g} "
-          f"(L_{ddpm.n_timesteps}, the prior)", flush=True)  # fmt: skip
+    print(
+        f"bits per dimension of {of}: at most {result['bits_per_dim']:.4f} = {result['decoder']:.4f} (L_0, the "
+        f"decoder) + {result['steps']:.4f} (L_1 .. L_{ddpm.n_timesteps - 1}, the steps) + {result['prior']:.2g} "
+        f"(L_{ddpm.n_timesteps}, the prior)",
+        flush=True,
+    )
     with free_names(args.out.parent, f"bits_per_dim_{args.source.stem}", (".png", ".csv")) as paths:
         write_csv(paths[1], [{"term": f"L_{k}", "bits_per_dim": bits} for k, bits in enumerate(terms.tolist())])
-        bits_figure(paths[0], terms.numpy(), f"{args.source.name}: at most {result['bits_per_dim']:.3f} bits per "
-                    f"dimension, {len(y)} test images")  # fmt: skip
+        bits_figure(
+            paths[0],
+            terms.numpy(),
+            f"{args.source.name}: at most {result['bits_per_dim']:.3f} bits per dimension, {len(y)} test images",
+        )
     result["figure"] = paths[0].name  # and beside it, as .csv, its numbers
     Record(args.out, **about, measured="bits per dimension", bound_of=of, arithmetic="float32").add(result)
 
@@ -225,9 +234,9 @@ def judge_completions(
         how = {"method": method, "n_resample": walks, "jump_length": jump_length}
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         began = time.perf_counter()
-        found = torch.cat([
-            ddpm.complete_image(part, mask, generator=generator, **how) for part in y.split(COMPLETED_AT_ONCE)
-        ])  # fmt: skip
+        found = torch.cat(
+            [ddpm.complete_image(part, mask, generator=generator, **how) for part in y.split(COMPLETED_AT_ONCE)]
+        )
         seconds = time.perf_counter() - began
         true_class = (classify(judge, found) == labels).float().mean().item()
         off = ((found - y).abs() * mask).sum().item() / mask.expand_as(y).sum().item()

@@ -105,8 +105,15 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
     settings = check.settings
     generator = torch.Generator(ddpm.device).manual_seed(seed_for(settings.seed, PICTURES))
     if settings.kind == "classes":
-        y, _ = ddpm.sample(settings.n_samples, None, len(settings.class_names), w, list(settings.shown),
-                           generator=generator, record=False)  # fmt: skip
+        y, _ = ddpm.sample(
+            settings.n_samples,
+            None,
+            len(settings.class_names),
+            w,
+            list(settings.shown),
+            generator=generator,
+            record=False,
+        )
     else:
         y, _ = ddpm.sample(settings.n_samples, classes=None, generator=generator, record=False)
     return (min_max_scale(y).cpu() * 255).round().mean(dim=1).numpy()

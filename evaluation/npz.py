@@ -61,8 +61,10 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> tuple[list
     needed = 2 * n * height * width * 3 - sum(part.stat().st_size for part in folder.glob("part_*.npy"))
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
-        raise RunError(f"the export needs {needed / 1e9:,.1f} GB more, but {folder.parent} has {free / 1e9:,.1f} GB "
-                       "free: ask for fewer images, or choose another --out")  # fmt: skip
+        raise RunError(
+            f"the export needs {needed / 1e9:,.1f} GB more, but {folder.parent} has {free / 1e9:,.1f} GB "
+            "free: ask for fewer images, or choose another --out"
+        )
     write_json(folder / SETTINGS, settings)
     for leftover in folder.glob(".*"):  # unfinished files of a process that was killed
         leftover.unlink()
@@ -71,8 +73,11 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> tuple[list
     batches = labels.split(settings["batch_size"])
     files = [folder / f"part_{k:05d}.npy" for k in range(len(batches))]
     done = [len(c) for file, c in zip(files, batches) if file.exists()]
-    print(f"{n:,} images in {len(files):,} parts, of which {len(done):,} are there; "
-          "after an interruption the same command goes on with the rest", flush=True)  # fmt: skip
+    print(
+        f"{n:,} images in {len(files):,} parts, of which {len(done):,} are there; "
+        "after an interruption the same command goes on with the rest",
+        flush=True,
+    )
     with Progress(n, done=sum(done)) as progress:
         for k, (file, c) in enumerate(zip(files, batches)):
             if file.exists():
@@ -137,8 +142,10 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError):
         differing = [f"{SETTINGS} is missing or damaged"]
     if differing:
-        raise CallError(f"{folder} holds parts of another export ({'; '.join(differing)}): finish that one, remove "
-                        f"{folder}, or choose another --out")  # fmt: skip
+        raise CallError(
+            f"{folder} holds parts of another export ({'; '.join(differing)}): finish that one, remove "
+            f"{folder}, or choose another --out"
+        )
 
 
 def read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
@@ -159,8 +166,10 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
         raise RunError(f"{path} is damaged, or no .npz of images ({one_line(error)})") from None
     n, height, width, channels = pixels.shape if pixels.ndim == 4 else (0, 0, 0, 0)
     if pixels.dtype != np.uint8 or n < 1 or height != width or channels != 3 or height not in SIDES:
-        raise RunError(f"{path} holds no images: arr_0 must be uint8 [N, H, H, 3] with H from {SIDES[0]} to {SIDES[-1]}, "
-                       f"not {pixels.dtype} {list(pixels.shape)}")  # fmt: skip
+        raise RunError(
+            f"{path} holds no images: arr_0 must be uint8 [N, H, H, 3] with H from {SIDES[0]} to {SIDES[-1]}, "
+            f"not {pixels.dtype} {list(pixels.shape)}"
+        )
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if labels is None:
         return images, None

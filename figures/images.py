@@ -112,11 +112,18 @@ def draw_completions(
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
     few = ddpm.respaced(min(FEW_STEPS, ddpm.n_timesteps))
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    completed = few.complete_image(images, masks, method="input", n_sample=5, n_resample=10, jump_length=5,
-                                   generator=generator, progress=progress)  # fmt: skip
+    completed = few.complete_image(
+        images, masks, method="input", n_sample=5, n_resample=10, jump_length=5, generator=generator, progress=progress
+    )
     how = f"method input, n_resample 10, jump_length 5, {few.n_timesteps} steps, no class"
-    inpainting_figure(log_dir / "inpainting.png", images, masks, completed, [f"{name} hidden" for name in hidden],
-                      f"{mark}, half images completed ({how})")  # fmt: skip
+    inpainting_figure(
+        log_dir / "inpainting.png",
+        images,
+        masks,
+        completed,
+        [f"{name} hidden" for name in hidden],
+        f"{mark}, half images completed ({how})",
+    )
 
 
 def inpainting_figure(

@@ -178,8 +178,8 @@ def _check_samples(check: Check) -> None:
         final = mark == settings.last
         animated = final or (settings.kind == "classes" and mark % settings.animate_every == 0)
         # What a continued run drew before it was continued may have been asked for with other arguments.
-        steps = mark if settings.unit == "step" else int(finite(check.rows[mark - 1].get("step")) or 0) \
-            if mark <= len(check.rows) else 0  # fmt: skip
+        row = check.rows[mark - 1] if mark <= len(check.rows) else {}
+        steps = mark if settings.unit == "step" else int(finite(row.get("step")) or 0)
         level = "note" if steps <= settings.resumed_at and not final else "problem"
         for w in settings.g_weights or (None,):
             name = grid_name(settings.unit, mark, w)

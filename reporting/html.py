@@ -105,12 +105,16 @@ POLICY = "default-src 'none'; img-src * file:; style-src 'unsafe-inline'"
 
 def page(title: str, body: Iterable[str], policy: str = POLICY, style: str = STYLE) -> str:
     """A whole HTML page; `body` is HTML."""
-    return "".join([
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        f'<title>{escape(title)}</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        f"<style>{style}</style>\n</head>\n<body>\n<main>\n", *body, "</main>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    return "".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
+            f'<title>{escape(title)}</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+            f"<style>{style}</style>\n</head>\n<body>\n<main>\n",
+            *body,
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def link(name: str | os.PathLike) -> str:

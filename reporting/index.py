@@ -123,12 +123,20 @@ def _row(root: Path, folder: Path) -> str:
     accuracy, data = classifier_accuracy(run.measured), run.table("dataset").get("name", "")
     network = run.table("spec").get("network", run.table("arguments").get("network", ""))
     losses = [run.last("train_loss"), run.last("val_loss")]
-    return "".join([
-        "<tr>", _picture(root, run), _name(root, folder), _cell(str(data)),
-        _cell(str(network)), _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
-        _number(at, count), *(_number(loss, f"{loss or 0:.4g}") for loss in losses),
-        _number(accuracy and accuracy[1], f"{accuracy[1]:.1%} (w = {accuracy[0]:g})" if accuracy else ""), "</tr>\n",
-    ])  # fmt: skip
+    return "".join(
+        [
+            "<tr>",
+            _picture(root, run),
+            _name(root, folder),
+            _cell(str(data)),
+            _cell(str(network)),
+            _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
+            _number(at, count),
+            *(_number(loss, f"{loss or 0:.4g}") for loss in losses),
+            _number(accuracy and accuracy[1], f"{accuracy[1]:.1%} (w = {accuracy[0]:g})" if accuracy else ""),
+            "</tr>\n",
+        ]
+    )
 
 
 def _failed(root: Path, folder: Path, error: Exception) -> str:

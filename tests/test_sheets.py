@@ -213,8 +213,10 @@ def test_sample_with_and_without_classes(ddpm):
     found = sheets.sample(ddpm, 3, classes=torch.tensor([8, 3]), g_weight=2.0, generator=seeded())
     assert torch.equal(found, ddpm.sample(3, None, 10, 2.0, [8, 3], generator=seeded())[0]) and len(found) == 6
     vectors = torch.full((1, 10), 0.1)
-    assert torch.equal(sheets.sample(ddpm, 2, vectors, generator=seeded()),
-                       ddpm.sample(2, None, 10, 0.0, vectors, generator=seeded())[0])  # fmt: skip
+    assert torch.equal(
+        sheets.sample(ddpm, 2, vectors, generator=seeded()),
+        ddpm.sample(2, None, 10, 0.0, vectors, generator=seeded())[0],
+    )
 
 
 def test_sample_of_points_without_classes():

@@ -154,8 +154,9 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
     classes = shown_classes(val_set.n_classes, args.show_classes)
     names = [val_set.class_names[k] for k in classes]
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
-    drawn = sample_weights(run.averaged, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate,
-                           report("samples"))  # fmt: skip
+    drawn = sample_weights(
+        run.averaged, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate, report("samples")
+    )
     real = real_rows(val_set, args.n_samples, classes)
     draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, names, run.mark())
     run.watch.lap("grids")

@@ -16,12 +16,14 @@ from ddpm import DDPM
 from diffusion import inpainting
 
 SIZE = (1, 2, 2)
-CORRELATION = torch.tensor([
-    [1.0, 0.5, 0.8, 0.3],
-    [0.5, 1.0, 0.3, 0.8],
-    [0.8, 0.3, 1.0, 0.5],
-    [0.3, 0.8, 0.5, 1.0],
-])  # fmt: skip
+CORRELATION = torch.tensor(
+    [
+        [1.0, 0.5, 0.8, 0.3],
+        [0.5, 1.0, 0.3, 0.8],
+        [0.8, 0.3, 1.0, 0.5],
+        [0.3, 0.8, 0.5, 1.0],
+    ]
+)
 S = 0.25**2 * CORRELATION
 KNOWN = torch.tensor([0.3, -0.2])  # the upper row; the lower one is hidden
 # The known block's eigenvectors are (1, 1) and (1, -1); its other directions are in between.

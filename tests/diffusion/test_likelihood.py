@@ -464,8 +464,9 @@ def test_same_seed_same_bound_and_everything_left_as_found(training):
 
 def test_half_precision_images_are_computed_in_float32():
     ddpm, x = normal_ddpm(), LEVELS[[0, 255]]
-    torch.testing.assert_close(ddpm.variational_bound(x.half(), generator=seeded()).terms,
-                               ddpm.variational_bound(x, generator=seeded()).terms)  # fmt: skip
+    torch.testing.assert_close(
+        ddpm.variational_bound(x.half(), generator=seeded()).terms, ddpm.variational_bound(x, generator=seeded()).terms
+    )
     assert ddpm.negative_elbo(x.double(), generator=seeded()).dtype == torch.float32
 
 

@@ -108,11 +108,21 @@ def test_a_run_counted_in_steps(tmp_path):
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("text, what", [
-    ("inpainting.png", "What is left of them"), ("inpainting_2.png", "(2)"), ("bits_per_dim_epoch5.png", "(epoch5)"),
-    ("mixture.png", "both classes"), ("guidance_sweep.png", "A row for each"), ("data.png", "Real training images"),
-    ("vector_field.png", "arrows"), ("networks.png", "Networks compared"), ("comparison.png", "several models"), ("datasheet.png", "datasheet.png"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, what",
+    [
+        ("inpainting.png", "What is left of them"),
+        ("inpainting_2.png", "(2)"),
+        ("bits_per_dim_epoch5.png", "(epoch5)"),
+        ("mixture.png", "both classes"),
+        ("guidance_sweep.png", "A row for each"),
+        ("data.png", "Real training images"),
+        ("vector_field.png", "arrows"),
+        ("networks.png", "Networks compared"),
+        ("comparison.png", "several models"),
+        ("datasheet.png", "datasheet.png"),
+    ],
+)
 def test_captions(tmp_path, text, what):
     (tmp_path / text).write_bytes(b"x")
     assert what.lower() in Page(write_report(tmp_path)).text.lower()
@@ -345,8 +355,14 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
     assert "Frechet distance of the features" in text
 
     (row,), text = table(page, "Likelihood of test images")
-    assert row == {"model": "model_epoch6.pt", "bits per dim": "1.235", "standard error": "", "decoder": "0.1",
-                   "steps": "1.13", "prior": "1e-05"}  # fmt: skip
+    assert row == {
+        "model": "model_epoch6.pt",
+        "bits per dim": "1.235",
+        "standard error": "",
+        "decoder": "0.1",
+        "steps": "1.13",
+        "prior": "1e-05",
+    }
     assert "Bound of: the first 6 test images" in text
     rows, text = table(page, "Completed images")
     assert [(row["method"], row["weights"]) for row in rows] == [("mean", "raw"), ("input", "moving average")]
