@@ -1,5 +1,5 @@
 # make demo    install into .venv, train on rendered digits (no download, no GPU needed), print where the report is
-# make test    install what the tests need, check the style, run the tests
+# make test    install what the tests need, check the style and the types, run the tests
 # make index   write log/index.html, a table of all log folders in log
 # make clean   remove .venv and what the demo wrote
 # make test-oldest    run the tests with the oldest releases of requirements.txt; OLDEST names a Python 3.8
@@ -20,6 +20,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(PYTEST)
 
 test-oldest: BIN = $(VENV)-oldest/bin

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import imageio.v2 as imageio  # 2.28.1 or newer: older versions take the frame durations of a GIF in seconds, not in ms
 import numpy as np
@@ -33,6 +33,7 @@ from matplotlib.font_manager import FontProperties
 from common.files import atomic_write
 
 WHITE = 255
+Array = TypeVar("Array", "torch.Tensor", np.ndarray)
 INK = "#222222"
 GEOMETRY = "image grid"  # name of a PNG's text chunk, and first words of a GIF's comment: see Layout.geometry
 # Levels per channel in an animation, except for its last frame. Noise does not compress: 8 greys instead of 256 make the
@@ -52,7 +53,7 @@ QUARTERS = {
 # --------------------------------------------------------------------------------------------------------------- images
 
 
-def min_max_scale(x: torch.Tensor | np.ndarray, low: float = -1.0, high: float = 1.0) -> torch.Tensor | np.ndarray:
+def min_max_scale(x: Array, low: float = -1.0, high: float = 1.0) -> Array:
     """Map [low, high] linearly to [0, 1] and clamp what lies outside; NaN stays NaN. Tensor in, tensor out; array likewise.
 
     Raises ValueError if `low` is not smaller than `high`.

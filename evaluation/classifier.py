@@ -98,7 +98,7 @@ def trained_on(train_set: ImageSet) -> str:
 def _hash(tensors: Iterable[Tensor]) -> str:
     hashed = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
-        hashed.update(memoryview(tensor.cpu().reshape(-1).numpy()))
+        hashed.update(tensor.cpu().reshape(-1).numpy().data)
     return hashed.hexdigest()
 
 

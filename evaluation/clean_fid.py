@@ -49,7 +49,7 @@ def fid_by_cleanfid(
         reason = one_line(error)
         raise RunError(f"the FID needs clean-fid ({reason}): pip install -r requirements-fid.txt") from None
     official = feature_extractor is None
-    model = _inception(weights_dir, device) if official else feature_extractor
+    model = _inception(weights_dir, device) if feature_extractor is None else feature_extractor
     real_features = _cleanfid_features(real, model, device, batch)
 
     def measure(fake: Images) -> dict[str, Any]:

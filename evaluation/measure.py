@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from common.console import CallError, Progress, RunError, values_from_call
@@ -26,6 +25,7 @@ from evaluation.npz import read_npz
 from evaluation.record import Record, reverse_steps
 from evaluation.reference import AT_ONCE, Reference, draw_samples
 from figures.images import bits_figure
+from networks.classifier import Classifier
 from training import checkpoint
 
 
@@ -132,7 +132,8 @@ def measure_completions(
     images, labels = test_set.images[: args.inpaint], test_set.labels[: args.inpaint]
     first = dataclasses.replace(test_set, images=images, labels=labels)
     hidden = args.mask or "bottom"
-    mask = mask_named(hidden, *images.shape[2:], torch.Generator().manual_seed(args.seed))
+    height, width = images.shape[2:]
+    mask = mask_named(hidden, height, width, torch.Generator().manual_seed(args.seed))
     which = f"{hidden}{args.seed}" if hidden == "random" else hidden  # each random mask has a judge of its own
     half_judge_file = args.judge_dir / f"{which}_hidden_{file_name(train_set)}"
     _, half_accuracy = load_or_train(half_judge_file, masked(train_set, mask), masked(first, mask))
@@ -174,7 +175,7 @@ def measure_bits(
         advance = lambda t: progress.advance(1)  # noqa: E731
         bound = ddpm.variational_bound(y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance)
     terms = bound.terms.mean(dim=0) / (y[0].numel() * math.log(2))  # [T + 1]
-    result = {
+    result: dict[str, Any] = {
         "bits_per_dim": bound.bits_per_dim.mean().item(),
         "standard_error": bound.bits_per_dim.std().item() / math.sqrt(len(y)) if len(y) > 1 else None,
         "decoder": terms[0].item(),
@@ -210,7 +211,7 @@ def masked(image_set: ImageSet, mask: Tensor) -> ImageSet:
 
 def judge_completions(
     ddpm: DDPM,
-    judge: nn.Module,
+    judge: Classifier,
     test_set: ImageSet,
     mask: Tensor,
     seed: int,
@@ -231,7 +232,7 @@ def judge_completions(
     mask = mask.to(ddpm.device)
     for method in methods:
         walks = N_RESAMPLE[method] if n_resample is None else n_resample
-        how = {"method": method, "n_resample": walks, "jump_length": jump_length}
+        how: dict[str, Any] = {"method": method, "n_resample": walks, "jump_length": jump_length}
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         began = time.perf_counter()
         found = torch.cat(

@@ -119,8 +119,8 @@ def compare(
     """
     n = min(len(real), len(fake), most)
     generator = torch.Generator().manual_seed(0)
-    some = [points[torch.randperm(len(points), generator=generator)[:n]] for points in (real, fake)]
-    precision, recall = precision_recall(*some, k)
+    some_real, some_fake = (x[torch.randperm(len(x), generator=generator)[:n]] for x in (real, fake))
+    precision, recall = precision_recall(some_real, some_fake, k)
     return {
         "features": features,
         "reference": reference,

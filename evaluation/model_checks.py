@@ -16,6 +16,7 @@ from datasets import sources
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from evaluation.classifier import classify, file_name, load_or_train, tells_rotations
+from networks.classifier import Classifier
 from reporting.checks import Check
 from reporting.grids import flat
 from reporting.log_files import grid_name, model_name
@@ -83,7 +84,7 @@ def _resample(check: Check, name: str, which: str) -> None:
     if kind == "cpu" and amp and pick_amp("auto", torch.device("cpu")) is None:
         amp = None  # emulated it would take long, and is as close as float32 is
     ddpm, _ = _load(check.folder.path / name, check, amp, kind)
-    weights = list(settings.g_weights) or [None]
+    weights: list[float | None] = list(settings.g_weights) or [None]  # None: a run without classes
     if which == "one":
         weights = [min(weights, key=lambda w: abs(w or 0))]
     for w in weights:
@@ -109,7 +110,7 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
             settings.n_samples,
             None,
             len(settings.class_names),
-            w,
+            w or 0.0,
             list(settings.shown),
             generator=generator,
             record=False,
@@ -126,13 +127,14 @@ class Classifiers:
     """The judges of the data sets that were met so far, and the real test images."""
 
     def __init__(self, data_dir: Path, judge_dir: Path):
-        self.data_dir, self.judge_dir, self.known = data_dir, judge_dir, {}
+        self.data_dir, self.judge_dir = data_dir, judge_dir
+        self.known: dict[tuple[str, int, int, int], tuple[Classifier, float, ImageSet]] = {}
 
-    def of(self, name: str, n_classes: int, height: int, channels: int) -> tuple[torch.nn.Module, float, ImageSet]:
+    def of(self, name: str, n_classes: int, height: int, channels: int) -> tuple[Classifier, float, ImageSet]:
         """The judge, its accuracy on real test images, and these. DataError or ValueError if they are not to be had."""
         key = (name, n_classes, height, channels)
         if key not in self.known:
-            shape = {"n_classes": n_classes, "im_height": height, "im_channels": channels}
+            shape: dict[str, Any] = {"n_classes": n_classes, "im_height": height, "im_channels": channels}
             train_set, test_set = (sources.load(name, self.data_dir, train, **shape) for train in (True, False))
             judge, accuracy = load_or_train(self.judge_dir / file_name(train_set), train_set, test_set)
             self.known[key] = (judge, accuracy, test_set)
@@ -161,8 +163,8 @@ class Classifiers:
             name = grid_name(settings.unit, settings.last, w)
             if name not in check.generated:
                 continue
-            images = check.generated[name]
-            images = torch.from_numpy(images.reshape(-1, *images.shape[2:]).copy()).permute(0, 3, 1, 2)
+            grid = check.generated[name]
+            images = torch.from_numpy(grid.reshape(-1, *grid.shape[2:]).copy()).permute(0, 3, 1, 2)
             seen = classify(judge, images[:, : settings.channels].contiguous())
             asked = torch.tensor(settings.shown).repeat(settings.n_samples)
             share = (seen.cpu() == asked).float().mean().item()
