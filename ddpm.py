@@ -19,10 +19,11 @@ from torch import Tensor
 
 from diffusion import inpainting, likelihood, schedules
 from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite
-from diffusion.condition import Condition
+from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
 from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
+from diffusion.samplers import SAMPLERS, Sampler
 from networks import layout_on
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
@@ -84,6 +85,7 @@ class DDPM(nn.Module):
         self.loss = loss
         self.variance = variance
         self.clip_x0 = clip_x0
+        self.sampler: Sampler = "ddpm"  # how `sample` takes a step: see `respaced`
         self.amp_dtype = amp_dtype
         self.to(device).to(memory_format=layout_on(device))
 
@@ -232,6 +234,9 @@ class DDPM(nn.Module):
         mixture: str = "vector",
         record: bool = True,
         progress: Progress = None,
+        sampler: Sampler | None = None,
+        n_steps: int | Sequence[int] | None = None,
+        placement: str = "uniform",
     ) -> tuple[Tensor, Tensor]:
         """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight ([CFG] equation 6, see `Condition`).
 
@@ -244,6 +249,8 @@ class DDPM(nn.Module):
             clip_x0, variance: see `p_sample`. mixture: see `Condition`.
             generator: source of all noise, on this object's device; the same state gives the same samples.
             record: keep intermediate pictures. progress: called with t after each step.
+            sampler, n_steps, placement: another sampler, and fewer steps: as `respaced(n_steps, sampler, placement)`
+                draws. None: all steps, and the sampler of this object.
 
         Returns:
             y_0: [N, *size] float32 on the device, N = n_sample * K, class-fastest: sample j of class k stands at
@@ -255,12 +262,15 @@ class DDPM(nn.Module):
         diffusion/fast_network.py); the network itself, its mode and its weights do not change.
         """
         check_count("n_sample", n_sample)
-        vectors = self._class_vectors(classes, n_classes)
+        vectors = class_vectors(classes, n_classes, self.device)
         n = n_sample if vectors is None else n_sample * len(vectors)
         c = None if vectors is None else Condition(vectors.repeat(n_sample, 1), g_weight, mixture)  # class-fastest
         x = noise_like(torch.empty(n, *self.sample_size(size), device=self.device), generator)
-        times = self.recorded_times() if record else []
-        return self.reverse_process(x, self.n_timesteps, times, c, clip_x0, variance, generator, progress)
+        few = self
+        if sampler is not None or n_steps is not None:
+            few = self.respaced(self.n_timesteps if n_steps is None else n_steps, sampler, placement)
+        times = few.recorded_times() if record else []
+        return few.reverse_process(x, few.n_timesteps, times, c, clip_x0, variance, generator, progress)
 
     def reverse_process(
         self,
@@ -280,12 +290,15 @@ class DDPM(nn.Module):
         """
         if variance is not None:
             check_choice("variance", variance, likelihood.VARIANCES)
-        x, wanted = x_t, set(times)
+        x, wanted, x0 = x_t, set(times), None
         steps = [x] if t_start in wanted else []
         with torch.inference_mode():
             fast = self.fast_copy()
+            fast.clip_x0 = self.clip_x0 if clip_x0 is None else clip_x0
+            fast.variance = variance or self.variance
+            take_step = SAMPLERS[self.sampler] if isinstance(self.sampler, str) else self.sampler
             for t in range(t_start, 0, -1):
-                x = fast.p_sample(x, t, c, clip_x0, variance, generator)
+                x, x0 = take_step(fast, x, t, c, x0, generator)
                 if t - 1 in wanted:
                     steps.append(x)
                 if progress is not None:
@@ -300,19 +313,28 @@ class DDPM(nn.Module):
 
     # ------------------------------------------------------------ parts of the above
 
-    def respaced(self, n_steps: int) -> DDPM:
-        """A copy with n_steps of the T steps, for faster sampling ([Nichol] section 4). Fewer steps give worse images.
+    def respaced(
+        self, n_steps: int | Sequence[int], sampler: Sampler | None = None, placement: str = "uniform"
+    ) -> DDPM:
+        """A copy that samples with n_steps of the T steps ([Nichol] section 4). It shares the network.
 
-        It shares the network, and has a schedule of n_steps of the times that the network knows. If n_steps < T, its
-        `variance` is 'posterior': beta_t is much larger with few steps and would leave noise on images, which x_t nearly
-        determines. Data that are spread out like noise need 'beta' ([Ho] section 3.2).
+        n_steps: how many, or the times themselves, T among them.
+        sampler: 'ddpm', 'ddim', 'dpm++2m', 'sde-dpm++2m' or a function (diffusion/samplers.py); None: as this object.
+        placement: of the times, 'uniform' in t, 'quadratic', or uniform in 'log-snr' (diffusion/schedules.py).
+
+        With fewer steps its `variance` is 'posterior': beta_t is much larger with few steps and would leave noise on
+        images, which x_t nearly determines. Data that are spread out like noise need 'beta' ([Ho] section 3.2).
         Raises ValueError unless 1 <= n_steps <= T.
         """
         few = copy.copy(self)
-        tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), n_steps)
-        few._buffers = {name: values.to(self.device) for name, values in tensors.items()}
-        few.n_timesteps = n_steps
-        few.variance = "posterior" if n_steps < self.n_timesteps else self.variance
+        if isinstance(sampler, str):
+            check_choice("sampler", sampler, list(SAMPLERS))
+        few.sampler = sampler or self.sampler
+        kept = schedules.kept_times(self.sqrt_alpha_bar_t, self.sqrt_one_minus_alpha_bar_t, n_steps, placement)
+        if len(kept) < self.n_timesteps:
+            tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), kept)
+            few._buffers = {name: values.to(self.device) for name, values in tensors.items()}
+            few.n_timesteps, few.variance = len(kept), "posterior"
         return few
 
     def fast_copy(self, gradients: bool = False) -> DDPM:
@@ -333,26 +355,3 @@ class DDPM(nn.Module):
         """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""
         T = self.n_timesteps
         return [t for t in range(T, -1, -1) if t == T or t % RECORD_EVERY == 0 or t < RECORD_LAST]
-
-    def _class_vectors(self, classes: str | Sequence[int] | Tensor | None, n_classes: int | None) -> Tensor | None:
-        """`classes` of `sample` as a float matrix [K, n_classes] on the device, or None for no class."""
-        if classes is None or not n_classes:
-            return None
-        if n_classes < 0:
-            raise ValueError(f"n_classes must be at least 0, not {n_classes}")
-        if isinstance(classes, str):
-            if classes != "all":
-                raise ValueError(f"classes must be 'all', indices, a matrix of class vectors or None, not {classes!r}")
-            return torch.eye(n_classes, device=self.device)
-        classes = torch.as_tensor(classes).cpu()
-        if classes.numel() == 0:
-            raise ValueError("classes must name at least one class; None stands for no class")
-        if classes.ndim == 1 and not classes.is_floating_point():
-            wrong = [k for k in classes.tolist() if not 0 <= k < n_classes]
-            if wrong:
-                raise ValueError(f"classes holds {wrong[0]}, but class indices run from 0 to {n_classes - 1}")
-            return torch.eye(n_classes)[classes].to(self.device)
-        if classes.ndim != 2 or classes.shape[1] != n_classes:
-            raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
-        check_finite("classes", classes)
-        return classes.float().to(self.device)

@@ -73,3 +73,29 @@ class Condition:
         outputs = network(x_t[self.images], time[self.images], self.vectors)  # [R, *size]
         weighted = self.weights.view(-1, *[1] * (x_t.ndim - 1)) * outputs
         return torch.zeros_like(x_t).index_add_(0, self.images, weighted)
+
+
+def class_vectors(
+    classes: str | Sequence[int] | Tensor | None, n_classes: int | None, device: torch.device
+) -> Tensor | None:
+    """`classes` of `DDPM.sample` as a float matrix [K, n_classes] on the device, or None for no class."""
+    if classes is None or not n_classes:
+        return None
+    if n_classes < 0:
+        raise ValueError(f"n_classes must be at least 0, not {n_classes}")
+    if isinstance(classes, str):
+        if classes != "all":
+            raise ValueError(f"classes must be 'all', indices, a matrix of class vectors or None, not {classes!r}")
+        return torch.eye(n_classes, device=device)
+    classes = torch.as_tensor(classes).cpu()
+    if classes.numel() == 0:
+        raise ValueError("classes must name at least one class; None stands for no class")
+    if classes.ndim == 1 and not classes.is_floating_point():
+        wrong = [k for k in classes.tolist() if not 0 <= k < n_classes]
+        if wrong:
+            raise ValueError(f"classes holds {wrong[0]}, but class indices run from 0 to {n_classes - 1}")
+        return torch.eye(n_classes)[classes].to(device)
+    if classes.ndim != 2 or classes.shape[1] != n_classes:
+        raise ValueError(f"classes as vectors must be [K, {n_classes}], not {list(classes.shape)}")
+    check_finite("classes", classes)
+    return classes.float().to(device)

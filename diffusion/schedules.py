@@ -1,18 +1,22 @@
 """Noise schedules: how much noise each of the T diffusion steps adds.
 
 [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
+[DDIM]    Song, Meng, Ermon 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502
+[DPM]     Lu et al. 2022, "DPM-Solver: A Fast ODE Solver for Diffusion Models", arXiv:2206.00927
 [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
 """
 
 from __future__ import annotations
 
 import math
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from diffusion.checks import check_choice, check_count
+
+PLACEMENTS = ("uniform", "quadratic", "log-snr")
 
 
 def ddpm_schedule(beta1: float, beta2: float, n_timesteps: int, schedule: str = "linear") -> dict[str, Tensor]:
@@ -36,17 +40,44 @@ def ddpm_schedule(beta1: float, beta2: float, n_timesteps: int, schedule: str = 
     return _tensors(beta, torch.arange(n_timesteps + 1) / n_timesteps)
 
 
-def respaced(tensors: Mapping[str, Tensor], n_steps: int) -> dict[str, Tensor]:
-    """A schedule with n_steps of the T times of another one. Takes and returns tensors as `ddpm_schedule` does.
+def kept_times(
+    sqrt_alpha_bar: Tensor, sqrt_one_minus_alpha_bar: Tensor, n_steps: int | Sequence[int], placement: str = "uniform"
+) -> Tensor:
+    """n_steps different times from 1 to T (only T if n_steps = 1), int64 [n_steps], rising, on the CPU.
 
-    The times are evenly spaced from 1 to T, and rounded (only T if n_steps = 1). One step between neighbours s < t adds
-    the noise of all steps from s to t: beta = 1 - alpha_bar_t / alpha_bar_s ([Nichol] section 4).
-    Raises ValueError unless 1 <= n_steps <= T.
+    The schedule's tensors are float [T + 1]. Times are rounded, and moved apart where rounding makes two of them one.
+    placement: 'uniform': evenly spaced ([Nichol] section 4). 'quadratic': evenly spaced roots, so that most lie near
+    clean data ([DDIM] appendix D). 'log-snr': evenly spaced in log(alpha_bar / (1 - alpha_bar)) ([DPM] section 3.4).
+    A list of times in place of n_steps is taken as it is. Raises ValueError for impossible ones.
     """
-    T = len(tensors["time_t"]) - 1
+    T = len(sqrt_alpha_bar) - 1
+    if not isinstance(n_steps, int) and isinstance(n_steps, Sequence):
+        kept = sorted(set(n_steps))
+        if not kept or len(kept) < len(n_steps) or kept[0] < 1 or kept[-1] != T:
+            raise ValueError(f"times must be different whole numbers from 1 to T = {T}, with T, not {list(n_steps)}")
+        return torch.tensor(kept)
     if not isinstance(n_steps, int) or not 1 <= n_steps <= T:
         raise ValueError(f"n_steps must be a whole number from 1 to T = {T}, not {n_steps}")
-    kept = torch.linspace(1 if n_steps > 1 else T, T, n_steps, dtype=torch.float64).round().long()
+    check_choice("placement", placement, PLACEMENTS)
+    first = 1 if n_steps > 1 else T
+    if placement == "log-snr":
+        log_snr = (sqrt_alpha_bar.cpu().double() / sqrt_one_minus_alpha_bar.cpu().double()).log()
+        wanted = torch.linspace(log_snr[first].item(), log_snr[T].item(), n_steps, dtype=torch.float64)
+        times = (log_snr[1:, None] - wanted).abs().argmin(dim=0) + 1
+    else:
+        power = 2 if placement == "quadratic" else 1
+        times = torch.linspace(first ** (1 / power), T ** (1 / power), n_steps, dtype=torch.float64)
+        times = (times**power).round().long()
+    rank = torch.arange(n_steps)
+    return ((times - rank).cummax(dim=0).values + rank).minimum(T - n_steps + 1 + rank)
+
+
+def respaced(tensors: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
+    """A schedule with some of the T times of another one. Takes and returns tensors as `ddpm_schedule` does.
+
+    kept: int64, the times, rising. One step between neighbours s < t adds the noise of all steps from s to t:
+    beta = 1 - alpha_bar_t / alpha_bar_s ([Nichol] section 4).
+    """
     kept = torch.cat([kept.new_zeros(1), kept])
     time_t, alpha_bar, noise = (
         tensors[f"{name}_t"].cpu()[kept] for name in ("time", "alpha_bar", "sqrt_one_minus_alpha_bar")
