@@ -13,7 +13,7 @@ from datasets.image_set import ImageSet, to_float
 from ddpm import DDPM
 from diffusion.inpainting import mask_named
 from diffusion.noise import SharedNoise
-from reporting.log_files import FEW, MOST_COLUMNS
+from reporting.log_files import FEW, MOST_COLUMNS, animation_name, grid_name
 from utils import new_figure, plain_axes, plot_animation, plot_groups, plot_image, write_figure
 
 Report = Optional[Callable[[int], None]]  # called with t after each reverse step
@@ -84,8 +84,8 @@ def draw_grids(
     mark: the moment of training, such as 'epoch 3'. names: of the classes.
     """
     for w, y in samples.items():
-        path = log_dir / f"generated_images_{mark.replace(' ', '')}_guidance_weight{w:g}.png"
-        plot_image(path, y, real, names, f"{mark}, guidance weight {w:g}")
+        unit, number = mark.split()
+        plot_image(log_dir / grid_name(unit, int(number), w), y, real, names, f"{mark}, guidance weight {w:g}")
 
 
 def draw_animations(
@@ -93,8 +93,8 @@ def draw_animations(
 ) -> None:
     """A GIF of the steps to the samples for each guidance weight {w: [S, N, C, H, W]}, at the S times. Else: `draw_grids`."""
     for w, frames in steps.items():
-        path = log_dir / f"animation_{mark.replace(' ', '')}_guidance_weight{w:g}.gif"
-        plot_animation(path, frames, times, len(names), names)
+        unit, number = mark.split()
+        plot_animation(log_dir / animation_name(unit, int(number), w), frames, times, len(names), names)
 
 
 # ------------------------------------------------------------------------------------------------ completions, mixtures

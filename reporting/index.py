@@ -1,4 +1,4 @@
-"""One page over many log folders, for whoever has to look at a hundred of them: a line and a picture for each."""
+"""One page over many log folders: a row and a picture for each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import os
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from common.files import atomic_write, finite
-from reporting.html import POLICY, STYLE, page, paragraph, scroll
+from reporting.html import POLICY, STYLE, link, page, paragraph, scroll
 from reporting.run import Pictures, Run, read_run
 from reporting.tables import classifier_accuracy
 
@@ -31,8 +30,8 @@ th button::after { content: " \\2195"; } th[aria-sort=ascending] button::after {
 th[aria-sort=descending] button::after { content: " \\2193"; }
 @media print { th button::after { content: ""; } table.index img { width: 30mm; } }
 """
-# Sorting, where scripts run; without them the table stands sorted by name. The script is this text and nothing else: the
-# page's Content-Security-Policy names its hash, and it reads the keys of the rows from their data attributes.
+# Sorts the table by a column. The Content-Security-Policy names the hash of this script and allows no other. Without scripts
+# the table is sorted by name.
 SCRIPT = """
 for (const head of document.querySelectorAll("th[data-sort]")) {
   const button = document.createElement("button");
@@ -75,7 +74,7 @@ def find_log_folders(root: Path) -> list[Path]:
 
 
 def newest_grid(pictures: Pictures) -> str | None:
-    """The grid to show of a run: of its newest epoch, at w = 1 or the weight nearest to it; else any samples."""
+    """The grid that stands for a run: of its newest epoch, at the weight nearest to 1; or else samples.png."""
     if pictures.grids:
         weights = pictures.grids[max(pictures.grids, key=lambda moment: moment.number)]
         return weights[min(weights, key=lambda w: abs((finite(w) or 0) - 1))]
@@ -93,65 +92,49 @@ def _number(value: float | None, text: str) -> str:
 
 
 def _name(root: Path, folder: Path) -> str:
-    """The cell with the folder's name, which leads to its report if there is one, or else to the folder."""
-    name = folder.relative_to(root).as_posix()
-    report = folder / "report.html"
-    target = quote(os.fsencode(report.relative_to(root) if report.is_file() else folder.relative_to(root)))
-    note = "" if report.is_file() else '<br><span class="soft">no report.html</span>'
-    return f'<td data-key="{escape(name)}"><a href="./{escape(target)}">{escape(name)}</a>{note}</td>'
+    """The cell with the folder's name: a link to its report, or to the folder if it has none."""
+    name, has_report = folder.relative_to(root), (folder / "report.html").is_file()
+    address = link(name / "report.html" if has_report else name)
+    note = "" if has_report else '<br><span class="soft">no report.html</span>'
+    return f'<td data-key="{escape(name.as_posix())}"><a href="{address}">{escape(name.as_posix())}</a>{note}</td>'
 
 
 def _picture(root: Path, run: Run) -> str:
-    folder, name = run.folder.path, newest_grid(run.pictures)
+    folder, name = run.folder.path.relative_to(root), newest_grid(run.pictures)
     size = run.folder.image_size(name) if name else None
     if not name or not size or size[0] * size[1] > MAX_PIXELS:
-        return '<td data-key="">none</td>'
-    source = escape(quote(os.fsencode((folder / name).relative_to(root))))
-    shape = f'width="{size[0]}" height="{size[1]}"'
-    alt = escape(f"Newest samples of {folder.relative_to(root).as_posix()}")
-    return f'<td data-key=""><a href="./{source}"><img src="./{source}" alt="{alt}" {shape} loading="lazy"></a></td>'
+        return _cell("none", "")
+    source = link(folder / name)
+    image = f'<img src="{source}" alt="{escape(f"Newest samples of {folder.as_posix()}")}"'
+    image += f' width="{size[0]}" height="{size[1]}" loading="lazy">'
+    return f'<td data-key=""><a href="{source}">{image}</a></td>'
 
 
-def _row(root: Path, folder: Path) -> str:
-    """The line of one run."""
+def _row(root: Path, folder: Path) -> list[str]:
+    """The cells of one run."""
     run = read_run(folder)
     done, planned = run.progress()
     finished = planned is not None and done >= planned
     state = "finished" if finished else "stopped or running" if run.rows else "no figures"
     count = f"{done:,}" + (f" of {planned:,}" if planned is not None else "") + f" {run.unit}s"
-    at = float(done) if run.rows else None
-    accuracy, data = classifier_accuracy(run.measured), run.table("dataset").get("name", "")
-    network = run.table("spec").get("network", run.table("arguments").get("network", ""))
-    losses = [run.last("train_loss"), run.last("val_loss")]
-    return "".join(
-        [
-            "<tr>",
-            _picture(root, run),
-            _name(root, folder),
-            _cell(str(data)),
-            _cell(str(network)),
-            _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
-            _number(at, count),
-            *(_number(loss, f"{loss or 0:.4g}") for loss in losses),
-            _number(accuracy and accuracy[1], f"{accuracy[1]:.1%} (w = {accuracy[0]:g})" if accuracy else ""),
-            "</tr>\n",
-        ]
-    )
-
-
-def _failed(root: Path, folder: Path, error: Exception) -> str:
-    """The line of a folder that could not be read at all."""
-    text = escape(f"cannot be read: {error}")
-    rest = '<td data-key=""></td>' * (len(COLUMNS) - 5)
-    none = '<td data-key=""></td>'
-    return f'<tr>{none}{_name(root, folder)}{none}{none}<td data-key="" class="bad">{text}</td>{rest}</tr>\n'
+    accuracy = classifier_accuracy(run.measured)
+    return [
+        _picture(root, run),
+        _name(root, folder),
+        _cell(str(run.table("dataset").get("name", ""))),
+        _cell(run.network()),
+        _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
+        _number(float(done) if run.rows else None, count),
+        *(_number(loss, f"{loss or 0:.4g}") for loss in (run.last("train_loss"), run.last("val_loss"))),
+        _number(accuracy and accuracy[1], "{1:.1%} (w = {0:g}, n = {2:,})".format(*accuracy) if accuracy else ""),
+    ]
 
 
 def write_index(root: str | os.PathLike) -> Path:
     """Write `index.html` into `root`, a table of the log folders in and below it, and return its path.
 
-    A folder is a log folder if it holds config.json, metrics.csv, report.html or a grid of samples. Nothing in the
-    folders is changed or trusted, and one that cannot be read costs its own line only. Raises NotADirectoryError.
+    Nothing in the folders is changed or trusted. A folder that cannot be read gets a row that says so. Raises
+    NotADirectoryError.
     """
     root = Path(root)
     if not root.is_dir():
@@ -159,9 +142,11 @@ def write_index(root: str | os.PathLike) -> Path:
     folders, rows = find_log_folders(root), []
     for folder in folders:
         try:
-            rows.append(_row(root, folder))
+            cells = _row(root, folder)
         except Exception as error:  # whatever is wrong with one folder, the table of the others is needed
-            rows.append(_failed(root, folder, error))
+            cells = [_cell("") for _ in COLUMNS]
+            cells[1], cells[4] = _name(root, folder), _cell(f"cannot be read: {error}"[:300], css="bad")
+        rows.append(f"<tr>{''.join(cells)}</tr>\n")
     heads = "".join(
         f'<th scope="col"{f" data-sort={kind}" if kind else ""}>{escape(name)}</th>' for name, kind in COLUMNS
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Sequence
 
-MOMENT = r"_(?P<unit>epoch|step)(?P<number>\d+)"
+MOMENT = r"_(?P<unit>epoch|step)(?P<number>\d{1,18})"
 WEIGHT = r"(_guidance_weight(?P<weight>-?\d[\d.e+-]*))?"
 GRID = re.compile(rf"(generated_images|samples){MOMENT}{WEIGHT}\.png")
 ANIMATION = re.compile(rf"animation{MOMENT}{WEIGHT}\.gif")
@@ -33,7 +33,7 @@ def animation_name(unit: str, number: int, weight: float | None) -> str:
 
 
 class Caption(NamedTuple):
-    """A section of the report, a short title, and a sentence or two of what one sees and what to look for."""
+    """A section of the report, a short title, and a sentence or two: what the figure shows and what to look for."""
 
     section: str
     title: str
@@ -42,101 +42,58 @@ class Caption(NamedTuple):
 
 SAMPLES, NOISE, MORE, MEASURED = "Samples", "From noise to image", "What else the model can do", "Measurements"
 
+# fmt: off
 CAPTIONS = {
-    "samples": Caption(
-        SAMPLES,
-        "Samples of the trained model",
-        "Drawn by sample.py; samples.log names the command. Look for images that are clean, of the class asked for, "
-        "and different from one another.",
-    ),
-    "data": Caption(
-        SAMPLES,
-        "The training data",
-        "Real training images, by class: what the model is asked to imitate. The samples should look as if they "
-        "came from here, and copy none of them.",
-    ),
-    "forward_process": Caption(
-        NOISE,
-        "Forward process",
-        "Training images on their way to noise, a row for each time t. In the last row nothing of the image should be "
-        "left to see: sampling starts from such noise.",
-    ),
-    "backward_process": Caption(
-        NOISE,
-        "Backward process",
-        "The model's way back from the last noise of the forward process, at the same times. What comes out should be "
-        "clean; it need not be the image that went in, as the noise has kept almost nothing of it.",
-    ),
-    "inpainting": Caption(
-        MORE,
-        "Completed images",
-        "Originals, what is left of them, and completions of each. The visible part should be the original's, the "
-        "seam invisible, and the completions plausible and not all the same.",
-    ),
-    "mixture": Caption(
-        MORE,
-        "Mixtures of classes",
-        "Classes alone, and two ways to ask for something in between, from the same noise in each row. Look for "
-        "images that share traits of both classes.",
-    ),
-    "guidance_sweep": Caption(
-        MORE,
-        "Guidance sweep",
-        "A row for each guidance weight, all from the same noise. With the weight the class becomes plainer and the "
-        "images become alike, until strokes and colours are overdone.",
-    ),
-    "vector_field": Caption(
-        MORE,
-        "Learnt vector field",
-        "Where the network moves points at several times t. The arrows should lead to the data, and to the nearer of "
-        "two places where there are two.",
-    ),
-    "networks": Caption(
-        MORE,
-        "Networks compared",
-        "The same data and training with different networks. Sharp edges and empty gaps tell the better one.",
-    ),
-    "comparison": Caption(
-        MORE,
-        "Models compared",
-        "Samples of several models from the same noise, above real images, each with its parameters and validation "
-        "loss. Look for what the weaker one gets wrong: specks, broken strokes, classes that cannot be told apart.",
-    ),
-    "fid": Caption(
-        MEASURED,
-        "Distance to the training images over the steps",
-        "How far the features of samples are from those of the training images; it should fall, and lower is better. "
-        "The line below the curve says which features.",
-    ),
-    "bits_per_dim": Caption(
-        MEASURED,
-        "Bits per dimension by timestep",
-        "What each timestep adds to the variational bound. Most of it comes from the smallest t, where the finest "
-        "detail is coded.",
-    ),
+    "samples": Caption(SAMPLES, "Samples of the trained model",
+        "Drawn by sample.py; samples.log has the command. Look for clean images of the class asked for that differ from "
+        "one another."),
+    "data": Caption(SAMPLES, "The training data",
+        "Real training images. The samples should look like these, and copy none of them."),
+    "forward_process": Caption(NOISE, "Forward process",
+        "Training images on their way to noise, a row for each time t. The last row should show nothing of the images: "
+        "sampling starts from such noise."),
+    "backward_process": Caption(NOISE, "Backward process",
+        "The model's way back from the last noise of the forward process, at the same times. The result should be clean. "
+        "It need not be the first image, because the noise has kept almost nothing of it."),
+    "inpainting": Caption(MORE, "Completed images",
+        "Originals, the part of them that the model sees, and completions of each. The visible part should be that of "
+        "the original, the seam invisible, and the completions plausible and different from one another."),
+    "mixture": Caption(MORE, "Mixtures of classes",
+        "Single classes, and two ways to ask for something in between. A row starts from the same noise. Look for images "
+        "with features of both classes."),
+    "guidance_sweep": Caption(MORE, "Guidance sweep",
+        "A row for each guidance weight, all from the same noise. A larger weight makes the class clearer and the images "
+        "more alike; at very large weights strokes and colours are exaggerated."),
+    "vector_field": Caption(MORE, "Learnt vector field",
+        "Where the network moves points, at several times t. The arrows should point to the data, and to the nearer "
+        "of two clusters."),
+    "networks": Caption(MORE, "Networks compared",
+        "Different networks, trained in the same way on the same data. The best one has the sharpest edges and the "
+        "emptiest gaps."),
+    "comparison": Caption(MORE, "Models compared",
+        "Samples of several models from the same noise, above real images, with the size and the validation loss of "
+        "each. Look for errors of the weaker one: specks, broken strokes, classes that look the same."),
+    "fid": Caption(MEASURED, "Distance to the training images over the steps",
+        "Distance between the features of samples and those of the training images. It should fall; lower is better. "
+        "The line below the curve names the features."),
+    "bits_per_dim": Caption(MEASURED, "Bits per dimension by timestep",
+        "What each timestep adds to the variational bound. The smallest t, which code the finest detail, add most."),
 }
 # The same names in a run on points of the plane mean something else.
 POINTS = {
-    "samples": Caption(
-        SAMPLES,
-        "Samples and true density",
-        "Points drawn from the model over the density that they should follow. Look for points in places where there "
-        "should be none, and for places without points.",
-    ),
+    "samples": Caption(SAMPLES, "Samples and true density",
+        "Points drawn from the model, over the true density. Look for points where there should be none, and for gaps."),
     "data": Caption(SAMPLES, "The training data", "Points drawn from the true distribution."),
-    "forward_process": Caption(
-        NOISE,
-        "Forward process",
-        "Data points on their way to noise. At the end they should be a round standard Gaussian, with no trace of "
-        "where they came from.",
-    ),
+    "forward_process": Caption(NOISE, "Forward process",
+        "Data points on their way to noise. At the end they should be a round standard Gaussian."),
     "backward_process": Caption(NOISE, "Backward process", "Noise on its way to the data, step by step."),
 }
+# fmt: on
 POINT_DATA = ("two_gaussians", "chequerboard")  # points.DISTRIBUTIONS, by name: a page is made without torch
 
 
 def caption(name: str, points: bool = False) -> Caption:
-    """The caption of a figure by its file name; a name that is not in the table stands for itself.
+    """The caption of a figure by its file name; a name that is not in the table is its own title.
 
     `inpainting_2.png` has the caption of `inpainting.png`, and `bits_per_dim_epoch5.png` that of `bits_per_dim`.
     """
@@ -162,14 +119,14 @@ def _key(name: str) -> tuple[str, str]:
     return "", name
 
 
-MOST_COLUMNS = 20  # of a picture that nobody asked to be wider
-FEW = 10  # classes that a picture shows instead, where there are more
+MOST_COLUMNS = 20  # of a picture, unless the user asks for more
+FEW = 10  # classes that a picture shows where there are more than MOST_COLUMNS
 
 
 def shown_classes(n_classes: int, most: int | None = None) -> list[int]:
     """The classes that a picture shows, as indices: all of them, or else `most` that are spread evenly.
 
-    most: None is all if there are at most 20, and 10 of more: a hundred columns cannot be read, and take long to draw.
+    most: None means all if there are at most 20, and 10 of more: a hundred columns cannot be read, and take long to draw.
     """
     if most is None:
         most = n_classes if n_classes <= MOST_COLUMNS else FEW

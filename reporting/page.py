@@ -1,4 +1,4 @@
-"""The page of one log folder, built from nothing but the files that stand in it."""
+"""The page of one log folder, made from its files alone."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ from reporting.html import (
     section,
     stepper,
     table,
+    term,
 )
 from reporting.log_files import MEASURED, MORE, NOISE, SAMPLES, caption, in_order
-from reporting.run import Run, read_run
+from reporting.run import Moment, Run, read_run
 from reporting.tables import classifier_accuracy, measured_tables
 
 N_LAST = 10  # rows of metrics.csv that are shown
+MOST_SHOWN = 500  # settings, and continuations: a file can claim any number
 
 WITH_CLASSES = (
-    "Top rows: generated, a column for each class, from the same noise for every epoch and guidance weight w. Bottom rows: "
-    "real test images of these classes. Can each column be read as its class? Do its images differ? At w = 0 the "
-    "model is asked as it was trained; a larger w makes the class plainer and the images more alike."
+    "Top rows: generated images, a column for each class, from the same noise for every epoch and guidance weight w. Bottom "
+    "rows: real test images of these classes. Look for columns that show their class, in images that differ. w = 0 is the "
+    "conditional model as it was trained; a larger w makes the class clearer and the images more alike."
 )
 WITHOUT_CLASSES = (
-    "Drawn from the same noise each time, so that the same place shows the same image growing better. Look for images "
-    "that are sharp, whole, and different from one another."
+    "Drawn from the same noise each time: the same place shows the same image getting better. Look for images that are "
+    "sharp, complete, and different from one another."
 )
 REVERSE = (
-    "The reverse process, from pure noise at t = T to an image. The large shapes come first and the detail last; it ends "
-    "in the pictures shown above."
+    "The reverse process, from pure noise at t = T to an image. Large shapes come first, detail comes last. The last frame "
+    "is the picture shown above."
 )
 
 
@@ -48,7 +50,7 @@ REVERSE = (
 
 
 def _head(run: Run) -> str:
-    """Title, state, and what was trained on what and when."""
+    """Title, state, data set, network, machine."""
     dataset, config = run.table("dataset"), run.config
     sizes = []
     for key, name in (("train_images", f"training {run.things}"), ("val_images", f"validation {run.things}")):
@@ -58,21 +60,16 @@ def _head(run: Run) -> str:
     classes = dataset.get("classes")
     if isinstance(classes, list) and classes:
         sizes.append(f"{len(classes)} class{'es' * (len(classes) != 1)}")
-    data = str(dataset.get("name", "")) + (f" ({', '.join(sizes)})" if sizes else "")
     lines = [
-        ("Data", data),
-        ("Network", run.table("spec").get("network", run.table("arguments").get("network"))),
+        ("Data", str(dataset.get("name", "")) + (f" ({', '.join(sizes)})" if sizes else "")),
+        ("Network", run.network()),
         *((name.capitalize(), config.get(name)) for name in ("device", "started", "seed")),
     ]
     about = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in lines if value not in (None, "")
     )
-    return (
-        f"<header>\n<h1>{escape(run.folder.path.resolve().name)}</h1>\n"
-        f'<p class="state">{escape(run.state())}</p>\n'
-        + (f'<dl class="about">{about}</dl>\n' if about else "")
-        + "</header>\n"
-    )
+    about = f'<dl class="about">{about}</dl>\n' if about else ""
+    return f"<header>\n<h1>{escape(run.name)}</h1>\n{paragraph(run.state(), 'state')}{about}</header>\n"
 
 
 def _facts(run: Run) -> str:
@@ -85,49 +82,54 @@ def _facts(run: Run) -> str:
             facts.append((f"{name}, {run.unit} {when}", f"{finite(measured[-1][key]):.4g}"))
     accuracy = classifier_accuracy(run.measured)
     if accuracy:
-        facts.append((f"judge accuracy, w = {accuracy[0]:g}", f"{accuracy[1]:.1%}"))
+        w, share, n = accuracy
+        of = f", n = {n:,}" if n else ""
+        facts.append((f"judge accuracy, w = {w:g}{of} (claimed)", f"{share:.1%}"))
     seconds, speeds = run.numbers("seconds"), run.numbers("images_per_second")
     if any(seconds):
-        facts.append(("training time", format_duration(sum(seconds))))
-    if any(speeds):
-        facts.append((f"{run.things} per second", f"{statistics.median(speeds):,.0f}"))
+        speed = f", {statistics.median(speeds):,.0f} {run.things} per second" if any(speeds) else ""
+        facts.append((f"training time{speed}", format_duration(sum(seconds))))
     n_parameters = finite(run.config.get("n_parameters"))
     if n_parameters:
         facts.append(("parameters", f"{n_parameters:,.0f}"))
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n" for name, value in facts)
+    items = "".join(term(name, value) for name, value in facts)
     return f'<dl class="facts">{items}</dl>\n' if items else ""
 
 
 # ------------------------------------------------------------------------------------------------- the pictures
 
 
-def _title(name: str, weight: str) -> str:
-    return f"Guidance weight {weight}" if weight else name
+def _title(what: str, moment: Moment, weight: str) -> str:
+    """The caption of a picture in words."""
+    return f"Guidance weight {weight}" if weight else f"{what} after {moment}"
 
 
 def _grids(run: Run) -> str:
-    """The grids of samples: guidance weights side by side, and a stepper through the epochs."""
-    steps, with_classes = [], any(weight for weights in run.pictures.grids.values() for weight in weights)
-    for moment, weights in run.pictures.grids.items():
+    """The grids of samples: guidance weights side by side, epochs one after the other."""
+    steps, grids = [], run.pictures.grids
+    for moment, weights in grids.items():
         figures = []
         for weight, name in weights.items():
             rows = f", guidance weight {weight}, generated rows above real ones" if weight else ""
-            figures.append(figure(run.folder, name, _title(name, weight), alt=f"Samples after {moment}{rows}"))
+            figures.append(
+                figure(run.folder, name, _title("Samples", moment, weight), alt=f"Samples after {moment}{rows}")
+            )
         steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "weights")))
     if not steps:
         return ""
-    unit = next(reversed(list(run.pictures.grids))).unit
-    return paragraph(WITH_CLASSES if with_classes else WITHOUT_CLASSES) + stepper("grid", "Samples", unit, steps)
+    about = WITH_CLASSES if any(weight for weights in grids.values() for weight in weights) else WITHOUT_CLASSES
+    return paragraph(about) + stepper("grid", "Samples", list(grids)[-1].unit, steps)
 
 
 def _animations(run: Run) -> str:
-    """The GIFs, with a switch that pauses them all, and a stepper through the epochs."""
+    """The GIFs, with a switch that pauses them all, epochs one after the other."""
     found, steps = run.pictures, []
     for moment, weights in found.animations.items():
         figures = []
         for weight, name in weights.items():
             alt = f"The reverse process after {moment}" + (f", guidance weight {weight}" if weight else "")
-            figures.append(animation(run.folder, name, found.still(name), _title(name, weight), alt))
+            title = _title("The way to the samples", moment, weight)
+            figures.append(animation(run.folder, name, found.still(name), title, alt))
         steps.append((str(moment.number), str(moment).capitalize(), pictures(figures, "animations")))
     others = [name for name in found.others if name.lower().endswith(".gif")]
     more = []
@@ -136,21 +138,22 @@ def _animations(run: Run) -> str:
         more.append(animation(run.folder, name, found.still(name), title, title, text))
     if not steps and not more:
         return ""
-    unit = next(reversed(list(found.animations))).unit if steps else ""
-    parts = [
-        paragraph(REVERSE),
-        pause_switch("pause"),
-        stepper("animation", "Animations", unit, steps) if steps else "",
-    ]
-    paired = [name for w in found.animations.values() for name in w.values()] + others
-    paired = [name for name in paired if found.still(name)]
-    if paired:
-        parts.append(paragraph(f"Not printed, as they end in pictures shown above: {', '.join(paired)}", "print soft"))
-    return "".join(parts) + pictures(more, "animations")
+    unit = list(found.animations)[-1].unit if steps else ""
+    shown = [name for weights in found.animations.values() for name in weights.values()] + others
+    paired = ", ".join(name for name in shown if found.still(name))
+    return "".join(
+        [
+            paragraph(REVERSE),
+            pause_switch("pause"),
+            stepper("animation", "Animations", unit, steps) if steps else "",
+            paragraph(f"Not printed, as they end in pictures shown above: {paired}" if paired else "", "print soft"),
+            pictures(more, "animations"),
+        ]
+    )
 
 
 def _figures(run: Run) -> dict[str, str]:
-    """For each section of the page the figures that belong there by their names."""
+    """The other figures, by the section of the page that they belong to."""
     found: dict[str, list[str]] = {}
     for name in in_order(run.pictures.others):
         if not name.lower().endswith(".gif"):
@@ -165,38 +168,33 @@ def _figures(run: Run) -> dict[str, str]:
 def _curves(run: Run) -> str:
     """loss.png, and the last rows of metrics.csv."""
     text = (
-        "Mean loss, and training loss by timestep. The mean goes flat long before training is done: watch the timesteps "
-        "(small t: fine detail) and the samples."
+        "Mean loss, and training loss by timestep. The mean stops falling long before training is done: look at the "
+        f"timesteps (small t: fine detail) and at the {'points' if run.things == 'points' else 'samples'}."
     )
-    loss = [figure(run.folder, "loss.png", "Loss curves", text)] if run.pictures.loss else []
+    loss = pictures([figure(run.folder, "loss.png", "Loss curves", text)] if run.pictures.loss else [])
     if not run.rows:
-        return pictures(loss)
+        return loss
     names = [name for name in run.rows[0] if name]
     rows = [[row[name] or "" for name in names] for row in run.rows[-N_LAST:]]
     what = f"The last {run.unit}s" if len(run.rows) > N_LAST else f"Each {run.unit}"
     numbers = scroll(table([name.replace("_", " ") for name in names], rows), what)
-    link = '<p><a href="./metrics.csv">metrics.csv</a> has every row.</p>\n'
-    return f"{pictures(loss)}<h3>{what}</h3>\n{numbers}{link}"
+    return f'{loss}<h3>{what}</h3>\n{numbers}<p><a href="./metrics.csv">metrics.csv</a> has every row.</p>\n'
 
 
 def _settings(run: Run) -> str:
     """Every argument: first those that differ from their defaults, beside these; then the others."""
-    arguments, defaults = run.table("arguments"), run.table("defaults")
-    changed = [name for name, value in arguments.items() if name in defaults and value != defaults[name]]
+    arguments, defaults = dict(list(run.table("arguments").items())[:MOST_SHOWN]), run.table("defaults")
     if not arguments:
         return ""
+    changed = [name for name, value in arguments.items() if name in defaults and value != defaults[name]]
     rows = "".join(
-        f'<tr class="changed"><th scope="row">{escape(str(name))}</th><td>{_text(arguments[name])}</td>'
-        f"<td>{_text(defaults[name])}</td></tr>"
+        f'<tr class="changed"><th scope="row">{escape(name)}</th><td>{escape(_text(arguments[name]))}</td>'
+        f"<td>{escape(_text(defaults[name]))}</td></tr>"
         for name in changed
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("argument", "this run", "default"))
     top = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    rest = "".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{_text(value)}</dd></div>\n"
-        for name, value in arguments.items()
-        if name not in changed
-    )
+    rest = "".join(term(name, _text(value)) for name, value in arguments.items() if name not in changed)
     count = f"{len(changed)} of {len(arguments)} arguments differ from the script's defaults."
     return (
         paragraph(count if defaults else "The defaults of the script are not known.")
@@ -208,16 +206,16 @@ def _settings(run: Run) -> str:
 def _text(value: Any) -> str:
     """A setting as it is typed: lists without brackets."""
     plain = isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value)
-    return escape(" ".join(map(str, value)) if plain else str(value))
+    return (" ".join(map(str, value)) if plain else str(value))[:1000]
 
 
 def _how(run: Run) -> str:
-    """What was called: command lines, commits, versions, and the weights that came of it."""
+    """Command lines, commits, versions, and the files with weights."""
     config = run.config
     lines = [str(config["command"])] if config.get("command") else []
     lines += [f"commit {config['commit']}"] if config.get("commit") else []
     resumed = config.get("resumed")
-    for again in resumed if isinstance(resumed, list) else []:
+    for again in resumed[:MOST_SHOWN] if isinstance(resumed, list) else []:
         if isinstance(again, dict):
             what = (f"{name} {again[name]}" for name in ("from_step", "started", "commit") if again.get(name))
             lines += [str(again.get("command", "resumed")), f"    resumed, {', '.join(what)}"]
@@ -236,9 +234,8 @@ def _how(run: Run) -> str:
 def write_report(log_dir: str | os.PathLike) -> Path:
     """Write `report.html` into a log folder from what stands in it, and return its path.
 
-    Reads config.json, metrics.csv (a row per epoch, or per stretch of steps; `seconds` is the time of that row),
-    metrics.json, and the names and sizes of the PNGs and GIFs. What is missing is left out; what cannot be read is named
-    on the page. Raises NotADirectoryError if there is no such folder.
+    Reads config.json, metrics.csv, metrics.json, and the names and sizes of the pictures. The page leaves out what is
+    missing, and names what cannot be read. Raises NotADirectoryError if there is no such folder.
     """
     run = read_run(log_dir)
     figures = _figures(run)
@@ -265,6 +262,6 @@ def write_report(log_dir: str | os.PathLike) -> Path:
     path = run.folder.path / "report.html"
     with atomic_write(path) as temporary:
         # A lone surrogate from a damaged file has no UTF-8 form; a character reference does for it.
-        text = page(run.folder.path.resolve().name, body)
+        text = page(run.name, body)
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     return path

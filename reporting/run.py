@@ -70,6 +70,14 @@ class Run(NamedTuple):
         """What the run learns: 'points' or 'images'."""
         return "points" if str(self.table("dataset").get("name")) in POINT_DATA else "images"
 
+    @property
+    def name(self) -> str:
+        return self.folder.path.resolve().name
+
+    def network(self) -> str:
+        """The kind of network, as the checkpoint's recipe or (in older folders) an argument names it."""
+        return str(self.table("spec").get("network", self.table("arguments").get("network", "")))
+
     def numbers(self, key: str) -> list[float]:
         """The finite values of a column of metrics.csv."""
         values = (finite(row.get(key)) for row in self.rows)

@@ -24,6 +24,7 @@ from common.machine import command_line, keep_large_buffers
 from datasets.image_set import dequantise
 from ddpm import DDPM
 from networks.dropout import Dropout
+from reporting.log_files import model_name
 from training import checkpoint, processes
 from training.data_set import DataSet
 from training.ema import MovingAverage
@@ -346,7 +347,7 @@ class Trainer:
         }
 
     def model_path(self) -> Path:
-        return self.log_dir / f"model_{self.mark().replace(' ', '')}.pt"
+        return self.log_dir / model_name(self.plan.unit, self.step // self.plan.unit_steps)
 
     def write_report(self) -> None:
         self.folder.write_report(self.history, self.plan.unit)

@@ -46,7 +46,10 @@ def rows_of(page: Page) -> list[list[str]]:
 
 
 def test_the_index_has_a_line_for_each_folder(root):
-    measured = {"model": "m.pt", "results": [{"guidance_weight": w, "judge_accuracy": w / 4} for w in (0, 1, 3)]}
+    measured = {
+        "model": "m.pt",
+        "results": [{"guidance_weight": w, "judge_accuracy": w / 4, "n_images": 40} for w in (0, 1, 3)],
+    }
     write_json(root / "log_mnist" / "metrics.json", [measured])
     page = Page(write_index(root))
     afhq, mnist = rows_of(page)
@@ -54,7 +57,7 @@ def test_the_index_has_a_line_for_each_folder(root):
     assert 'src="./ann/log_afhq/samples_step1000.png"' in afhq[0]
     assert 'src="./log_mnist/generated_images_epoch10_guidance_weight0.5.png"' in mnist[0]  # the nearest to 1
     text = lambda cells: [re.sub("<.*?>", "", cell) for cell in cells]  # noqa: E731
-    assert text(mnist)[2:] == ["mnist", "", "finished", "10 of 10 epochs", "0.1", "", "25.0% (w = 1)"]
+    assert text(mnist)[2:] == ["mnist", "", "finished", "10 of 10 epochs", "0.1", "", "25.0% (w = 1, n = 40)"]
     assert text(afhq)[2:] == ["afhq", "", "stopped or running", "1,000 of 2,000 steps", "0.5", "", ""]
     for _, attributes in page.tags:
         for name in ("src", "href"):
@@ -159,6 +162,23 @@ def test_the_report_in_a_browser(browser, folders):
     assert "Not printed, as they end in pictures shown above: animation_epoch2" in printed
     browser.media()
     assert browser.events == []  # no error, nothing that the policy had to refuse
+
+
+def test_a_picture_is_enlarged_and_closed_with_the_keyboard(browser, folders):
+    browser.open(folders / "log_mnist" / "report.html")
+    first = "[...document.querySelectorAll('a.enlarge')].find(a => a.checkVisibility())"
+    natural, width = (
+        browser.run(f"{first}.firstChild.{what}") for what in ("naturalWidth", "getBoundingClientRect().width")
+    )
+    assert natural == width
+    browser.run(f"{first}.focus()")
+    browser.press("Enter")
+    shown = "document.querySelector('figure:target img').getBoundingClientRect().width"
+    assert browser.run(shown) >= 2 * natural
+    browser.press("Tab")
+    assert browser.run("document.activeElement.className") == "close"
+    browser.press("Enter")
+    assert browser.run("document.querySelector('figure:target')") is None
 
 
 @pytest.mark.parametrize("page", ["log_mnist/report.html", "ann/log_afhq/report.html"])

@@ -111,10 +111,10 @@ def test_a_run_counted_in_steps(tmp_path):
 @pytest.mark.parametrize(
     "text, what",
     [
-        ("inpainting.png", "What is left of them"),
+        ("inpainting.png", "the part of them that the model sees"),
         ("inpainting_2.png", "(2)"),
         ("bits_per_dim_epoch5.png", "(epoch5)"),
-        ("mixture.png", "both classes"),
+        ("mixture.png", "features of both classes"),
         ("guidance_sweep.png", "A row for each"),
         ("data.png", "Real training images"),
         ("vector_field.png", "arrows"),
@@ -303,7 +303,13 @@ def test_measured_quality_and_continuations_are_shown(tmp_path):
     write_json(tmp_path / "metrics.json", [measured])
     write_json(tmp_path / "config.json", {"resumed": [{"command": "python <again>", "from_step": 423}]})
     page = write_report(tmp_path).read_text()
-    assert "97.3%" in page and "99.50%" in page and "model_epoch6.pt" in page
+    assert (
+        "97.3% (n = 300)" in page
+        and "w = 1, n = 300 (claimed)" in page
+        and "Claimed: " in page
+        and "99.50%" in page
+        and "model_epoch6.pt" in page
+    )
     assert "python &lt;again&gt;" in page and "from_step 423" in page
     for broken in ("{", "[1]", '{"a": 1}', '[{"results": 3}]', '[{"model": "a", "results": [3]}]', "[" * 100_000):
         (tmp_path / "metrics.json").write_text(broken)
@@ -341,18 +347,15 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
 
     (old, of_real, of_drawn), text = table(page, "Generated images")
     assert list(old)[:4] == ["model", "images", "n images", "guidance weight"]
-    assert (old["guidance weight"], old["judge accuracy"], old["frechet distance"], old["images"]) == (
-        "0.5",
-        "87.0%",
-        "",
-        "",
-    )
+    names = ("guidance weight", "judge accuracy", "frechet distance", "images")
+    assert [old[name] for name in names] == ["0.5", "87.0% (n = 100)", "", ""]
     assert (of_real["images"], of_real["guidance weight"], of_real["fid"]) == ("real test images", "", "")
-    assert (of_drawn["frechet distance"], of_drawn["precision"], of_drawn["recall"]) == ("12.35", "81.2%", "75.0%")
+    shares = [of_drawn[name] for name in ("frechet distance", "precision", "recall")]
+    assert shares == ["12.35", "81.2% (n = 50,000)", "75.0% (n = 50,000)"]
     assert (of_drawn["n images"], of_drawn["fid"]) == ("50,000", "3.21")
     assert old["n images"] == "100" and "Features: 128 features &lt;of a judge&gt;." in text and "features" not in old
     assert "Weights: moving average. Sampler: ddpm, 400 steps, seed 0." in text and "weights" not in old
-    assert "Frechet distance of the features" in text
+    assert "Frechet distance: between the features" in text
 
     (row,), text = table(page, "Likelihood of test images")
     assert row == {
@@ -369,3 +372,10 @@ def test_each_kind_of_measurement_has_a_table(tmp_path):
     assert "Completions: the first 4 test images. Sampler: ddpm, 400 steps, seed 0." in text
     (row,), _ = table(page, "&lt;i&gt;")
     assert row["what"] == "of a later version"
+
+
+def test_a_table_that_claims_millions_of_cells_is_cut(tmp_path):
+    rows = [{"model": "m", "results": [{f"name {i} {j}": 1 for j in range(60)} for i in range(300)]}] * 3
+    write_json(tmp_path / "metrics.json", rows)
+    page = write_report(tmp_path).read_text()
+    assert page.count("<td>") < 10_000 and "the first 200 rows and 40 columns are shown" in page
