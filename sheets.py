@@ -33,6 +33,7 @@ Every line of this table is run by tests/test_sheets.py. There ddpm is a DDPM wi
 | `negative_elbo` | `ddpm.negative_elbo(x0)` | the simplified objective of each sample, [N] |
 | `elbo`, L_0 .. L_T | `ddpm.variational_bound(x0, decoder="gaussian").terms` | the full bound, [N, T + 1] nats |
 | `complete_image` | `ddpm.complete_image(y, ymask)` | a sample whose known pixels are those of y |
+| `get_context_mask` | `get_context_mask(len(c), 0.1) * c` | zeroes dropped rows of c, as `ddpm.draw` does; this file |
 | `train` | `train(ddpm, loader, 1, optim, "cpu")` | without classes; this file |
 | `train_classconditional` | `train_classconditional(ddpm, loader, 1, optim, "cpu")` | with classes; this file |
 """
@@ -83,6 +84,17 @@ def sample(
     if classes is not None and not n_classes:
         raise ValueError("classes must be None: the network has no classes")
     return ddpm.sample(n_samples, None, n_classes, g_weight, classes, generator=generator, record=False)[0]
+
+
+def get_context_mask(n: int, drop_prob: float, generator: torch.Generator | None = None) -> Tensor:
+    """The mask of conditioning dropout (Ho, Salimans 2022, Algorithm 1), float [n, 1]: 0 with probability drop_prob, else 1.
+
+    Multiplied with context (or class) vectors [n, D] it hides whole rows. generator: its device is that of the mask.
+    """
+    if not 0 <= drop_prob <= 1:
+        raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
+    device = generator.device if generator else None
+    return (torch.rand(n, 1, device=device, generator=generator) >= drop_prob).float()
 
 
 def train(

@@ -29,7 +29,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from datasets.image_files import decode
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
 BAD_SHARE = 100  # more than one damaged file in 100 stops the run
+LEFT_OUT = " cannot be decoded and is left out"
 VERSION = 4  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
 # Error numbers of an OSError that is the fault of the file: None (Pillow); a link to nowhere, or to itself; a damaged
 # file that points to before its beginning. Others (a permission, a disk or a network that fails) may pass.
@@ -65,19 +66,29 @@ class Decoded(NamedTuple):
     left_out: np.ndarray  # str [number of files left out], each "class/file name" and why
 
 
-def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple[Tensor, Tensor, list[str]]:
-    """One split of the images below `root`: uint8 [N, 3, size, size], labels int64 [N], class names.
+Listing = Callable[[Path, bool], Tuple[Path, List[str], List[ImageFile]]]
 
-    n_workers: threads that decode; 0 is the same as 1.
+
+def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple[Tensor, Tensor, list[str]]:
+    """One split of the images below `root`: uint8 [N, 3, size, size], labels int64 [N], class names. See `load_files`."""
+    return load_files(root, train, size, n_workers)[:3]
+
+
+def load_files(
+    root: Path, train: bool, size: int, n_workers: int = 0, listing: Listing | None = None
+) -> tuple[Tensor, Tensor, list[str], list[Path]]:
+    """As `load_folder`, and the file of each image.
+
+    n_workers: threads that decode; 0 is the same as 1. listing: says what belongs to a split (`list_split`).
     A damaged file is named on stderr and left out. Raises DataError if more than 1 % of the files are damaged, if one
     cannot be read at all, and if the folders are not as they should be.
     """
-    folder, class_names, files = list_split(root, train)
+    folder, class_names, files = (listing or list_split)(root, train)
     # The files alone are not enough: a class without a test image also counts in the labels of the test split. No
     # absolute path is in it, so that the folder can be moved.
     fingerprint = hashlib.sha256(json.dumps([VERSION, size, class_names, files]).encode()).hexdigest()
     split = "train" if train else "test"
-    cache = _cache_file(root, f"{split}_{size}px.npz")
+    cache = cache_file(root, f"{split}_{size}px.npz")
     decoded = _read_cache(cache, fingerprint)
     if decoded is None:
         print(f"decoding {len(files):,} {split} images in {folder} to {cache} ...", flush=True)
@@ -85,7 +96,9 @@ def load_folder(root: Path, train: bool, size: int, n_workers: int = 0) -> tuple
         _write_cache(cache, fingerprint, decoded)
     for line in decoded.left_out:
         print(os.path.join(folder, line), file=sys.stderr, flush=True)
-    return torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), class_names
+    left_out = {line.partition(LEFT_OUT)[0] for line in decoded.left_out}
+    paths = [folder / file.name for file in files if file.name not in left_out]
+    return torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), class_names, paths
 
 
 def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile]]:
@@ -167,7 +180,7 @@ def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: in
         except BaseException:  # also Ctrl-C: the threads then only finish the files that they have begun
             stopped.set()
             raise
-    bad = [f"{file.name} cannot be decoded and is left out ({fault})" for file, fault in zip(files, faults) if fault]
+    bad = [f"{file.name}{LEFT_OUT} ({fault})" for file, fault in zip(files, faults) if fault]
     if len(bad) * BAD_SHARE > len(files):
         raise DataError(
             f"{len(bad):,} of {len(files):,} files in {folder} are damaged: repair or remove them. {bad[0]}"
@@ -177,7 +190,7 @@ def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: in
     return Decoded(images[good] if bad else images, labels, np.array(bad, str))
 
 
-def _cache_file(root: Path, name: str) -> Path:
+def cache_file(root: Path, name: str) -> Path:
     """Beside the images, or in the user's own cache if that folder is read-only."""
     if os.access(root, os.W_OK):
         return root / name

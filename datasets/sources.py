@@ -13,6 +13,7 @@ name            what                                    where it is, or is downl
                                                         <data_dir>/cifar10/{train,test}/<class>/
 "cifar100"      the same, 100 classes                   <data_dir>/cifar-100-python, or <data_dir>/cifar100/...
 "afhq"          animal faces (no download)              <data_dir>/afhq/train/<class>/
+"celeba"        faces (no download; datasets/celeba.py) <data_dir>/celeba/img_align_celeba
 "folder"        your own image files                    <data_dir>/train/<class>/ and, if there is one, test/<class>/
 """
 
@@ -27,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.image_folder import load_folder
+from datasets.celeba import list_celeba
+from datasets.image_folder import load_files, load_folder
 from datasets.image_set import ImageSet, to_float, to_uint8
 from datasets.rendered_digits import load_rendered
 from datasets.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST, load_cifar, load_mnist, lossy_copies
@@ -52,6 +54,7 @@ SOURCES: dict[str, Callable[[Request], tuple[Tensor, Tensor, list[str]]]] = {
     "cifar10": lambda r: load_cifar(CIFAR10, r.data_dir, r.train, r.im_height, r.n_workers),
     "cifar100": lambda r: load_cifar(CIFAR100, r.data_dir, r.train, r.im_height, r.n_workers),
     "afhq": lambda r: load_folder(r.data_dir / "afhq", r.train, r.im_height, r.n_workers),
+    "celeba": lambda r: load_files(r.data_dir / "celeba", r.train, r.im_height, r.n_workers, list_celeba)[:3],
     "folder": lambda r: load_folder(r.data_dir, r.train, r.im_height, r.n_workers),
 }
 CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}

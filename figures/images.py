@@ -57,7 +57,7 @@ def sample_weights(
     ddpm: DDPM,
     n_samples: int,
     n_classes: int,
-    classes: Sequence[int],
+    classes: Sequence[int] | torch.Tensor,
     g_weights: Sequence[float],
     seed: int,
     record: bool = False,
@@ -65,12 +65,13 @@ def sample_weights(
 ) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
     """n_samples of each of these classes for every guidance weight, all weights from the same noise and in one batch.
 
-    classes: indices below n_classes.
+    classes: indices below n_classes, or class or context vectors, float [K, n_classes].
     Returns for each weight what DDPM.sample does, on the CPU: images, float32 [N, C, H, W], class-fastest, and the steps
     to them, float32 [S, N, C, H, W], S = 0 without `record`.
     """
     n = n_samples * len(classes)
-    c = torch.eye(n_classes)[list(classes)].repeat(n_samples * len(g_weights), 1)
+    vectors = classes if isinstance(classes, torch.Tensor) else torch.eye(n_classes)[list(classes)]
+    c = vectors.repeat(n_samples * len(g_weights), 1)
     weight_of_each = [w for w in g_weights for _ in range(n)]
     y, steps = same_noise(ddpm, c, n, seed, weight_of_each, record=record, progress=progress)
     return dict(zip(g_weights, zip(y.split(n), steps.split(n, dim=1))))

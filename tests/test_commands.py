@@ -29,6 +29,11 @@ CALLS = {  # in a folder with tiny data and a finished run; what each of them le
         f"{CPU} --train_steps 1 --unet_dim 8 --unet_dim_mults 1 2 --image_size 8 --n_samples 4 --data_path data --log_dir run",
         "run/report.html",
     ),
+    "train_celeba": (
+        f"{CPU} --n_epochs 1 --n_features 8 --dim_mults 1 2 --n_blocks 1 --n_samples 1 --g_weight 1 --im_height 8 "
+        "--dataset folder --data_dir data/afhq --encoder attributes --prompts happy --log_dir run",
+        "run/report.html",
+    ),
     "train_toy": (f"{CPU} --train_steps 1 --num_hidden 8 --n_points 50 --log_dir run", "run/report.html"),
     "sample": ("log/model_epoch3.pt --device cpu --n_samples 1", "log/samples.png"),
     "evaluate": ("log/model_epoch3.pt --device cpu --bits_per_dim 1 --data_dir data", "log/metrics.json"),
@@ -50,6 +55,8 @@ def folder(tmp_path_factory, whole_run):
     for name in ("cifar10", "cifar100"):
         write_folder(folder / "data" / name, ["a", "b"], 4, size=8, splits=("train", "test"))
     write_folder(folder / "data" / "afhq", ["cat"], 12, size=8)
+    rows = [f"{i},{i % 5},{7 * i % 4}" for i in range(12)]
+    (folder / "data" / "afhq" / "attributes.csv").write_text("\n".join(["file,happy,age", *rows]))
     return folder
 
 

@@ -146,6 +146,7 @@ ORACLES = {
     "`negative_elbo`": lambda s, found: (found, drawn(s, None)),
     "`elbo`, L_0 .. L_T": lambda s, found: (found[:, T], prior(s)),
     "`complete_image`": lambda s, found: (found * s["ymask"], s["y"] * s["ymask"]),
+    "`get_context_mask`": lambda s, found: (found, s["c"] * (torch.rand(len(s["c"]), 1) >= 0.1)),
     "`train`": lambda s, found: (torch.tensor(found), torch.tensor(mean_losses(s, False))),
     "`train_classconditional`": lambda s, found: (torch.tensor(found), torch.tensor(mean_losses(s, True))),
 }
@@ -173,7 +174,8 @@ def test_the_table_is_right(name, ddpm):
     s = {"ddpm": ddpm, "T": T, "beta1": BETA1, "beta2": BETA2, "DDPM": DDPM, "shape": SHAPE, "loader": labelled()}
     s.update(x0=x0, noise=noise, t=t, c=F.one_hot(labels(), 10).float(), x_t=images(seed=1), x_T=torch.randn(SHAPE))
     s.update(y=images(seed=2), ymask=torch.tensor([1.0, 1, 0, 0]).view(1, 1, 4, 1), optim=adam(ddpm))
-    s.update({f.__name__: f for f in (sheets.sample_xt, sheets.sample, sheets.train, sheets.train_classconditional)})
+    own = (sheets.sample_xt, sheets.sample, sheets.get_context_mask, sheets.train, sheets.train_classconditional)
+    s.update({f.__name__: f for f in own})
     s["untrained"], s["ddpm_after"] = copy.deepcopy(ddpm), ddpm
     torch.manual_seed(7)
     found = eval(rows_of(sheets.__doc__)[name], s)

@@ -39,7 +39,7 @@ NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch
 FREE = (
     {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
     | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
-    | {"n_workers"}
+    | {"n_workers", "prompts"}
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}
@@ -230,6 +230,7 @@ def _check_spec(spec: Any) -> nn.Module:
         too_large = [v for v in _plain_values(spec.get(part), part) if type(v) is int and v > most]
         if too_large:
             raise ValueError(f"its {part} hold {too_large[0]:,}, more than {most:,}")
+    _plain_values(spec.get("encoder", {}), "encoder", most=1000)
     DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
     with torch.device("meta"):
         return NETWORKS[spec["network"]](**spec["network_arguments"])

@@ -65,7 +65,8 @@ class Trainer:
         self.ddpm, self.train_set, self.val_set = ddpm, train_set, val_set
         self.settings, self.about, self.draw, self.draw_first = settings, about, draw, draw_first
         self.device, self.log_dir = ddpm.device, processes.folder_for(settings.log_dir)
-        self.takes_classes = bool(getattr(ddpm.nn_model, "n_classes", 0))
+        names = ("n_classes", "condition_dim")  # of a class, or of a context vector
+        self.takes_classes = any(getattr(ddpm.nn_model, name, 0) for name in names)
         # The last, shorter batch of an epoch is left out (other images each time): one shape compiles once.
         self.batch_size = min(settings.batch_size, len(train_set))
         parts = processes.count() * settings.accumulate
@@ -341,7 +342,7 @@ class Trainer:
         return {
             "spec": self.about.spec,
             "arguments": self.about.arguments,
-            "class_names": list(self.train_set.class_names) if self.takes_classes else [],
+            "class_names": list(self.train_set.class_names) if getattr(self.ddpm.nn_model, "n_classes", 0) else [],
             "step": self.step,
             "epoch": self.step // self.steps_per_epoch,
         }

@@ -1,0 +1,200 @@
+"""Encoders: pictures and texts as context vectors of one space, so that a model trained on the first obeys the second.
+
+    class Encoder                       name, dimension D
+        encode_images(files)            image files -> float32 [N, D]
+        encode_texts(texts)             prompts -> float32 [N, D]
+        recipe()                        plain values from which `encoder_from` makes the encoder again
+
+Here is the one that needs no download, `Attributes`: a table of numbers beside the images. `datasets/clip.py` has CLIP.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any, Protocol, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.console import CallError, DataError
+
+TABLES = ("attributes.csv", "list_attr_celeba.txt")  # names of a table beside the images; the second is CelebA's own
+# Words for the two ends of an attribute, if the table has it; a column's own name and "not ..." need no entry.
+WORDS: dict[str, list[tuple[str, int]]] = {
+    "old": [("age", 1), ("young", -1)],
+    "young": [("age", -1)],
+    "short-haired": [("long-haired", -1)],
+    "light-haired": [("hair-color", 1), ("blond hair", 1)],
+    "dark-haired": [("hair-color", -1), ("black hair", 1)],
+    "male": [("gender", 1)],
+    "female": [("gender", -1), ("male", -1)],
+    "indoors": [("outdoors", -1)],
+}
+
+
+class Encoder(Protocol):
+    """What training and sampling need of an encoder; see the head of this file."""
+
+    name: str
+    dimension: int
+
+    def encode_images(self, files: Sequence[Path]) -> Tensor: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor: ...
+
+    def recipe(self) -> dict[str, Any]: ...
+
+
+class Attributes:
+    """A context vector has a place for each attribute: how far the picture is above the mean of the training images.
+
+    It counts in standard deviations, divided by sqrt(D), so that vectors have length about 1. In a prompt such as "old,
+    not happy" an attribute stands for the mean of the upper quarter of the training images, with "not" of the lower
+    quarter, and those that are not named are at the mean.
+
+    names: of the D attributes. mean, std, low, high: one number for each. table: {key of a file: its D numbers}.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        low: Sequence[float],
+        high: Sequence[float],
+        table: dict[str, list[float]] | None = None,
+    ):
+        self.names, self.table = list(names), table or {}
+        self.mean, self.std, self.low, self.high = (torch.tensor(list(v)).double() for v in (mean, std, low, high))
+        self.name, self.dimension = "attributes", len(self.names)
+        if not self.names or any(len(v) != self.dimension for v in (self.mean, self.std, self.low, self.high)):
+            raise ValueError("an encoder of attributes needs mean, std, low and high for each of its names")
+
+    @classmethod
+    def of(cls, table_file: Path, files: Sequence[Path]) -> Attributes:
+        """The encoder of a table, with mean, deviation and quarters of these (training) images."""
+        names, table = read_table(table_file)
+        v = np.array(rows_of(table, files))  # [N, D]
+        mean, std = v.mean(0), v.std(0)
+        constant = [name for name, s in zip(names, std) if s == 0]
+        if constant:
+            raise DataError(
+                f"{table_file}: all training images have the same value of {constant[0]}: remove the column"
+            )
+        # Means of the quarters. Of an attribute with two values, of which one is rare, a quarter holds both: hence the mean.
+        low, high = (
+            [float(x[(x <= q) & (x < m) if sign < 0 else (x >= q) & (x > m)].mean()) for x, q, m in zip(v.T, at, mean)]
+            for sign, at in ((-1, np.quantile(v, 0.25, axis=0)), (1, np.quantile(v, 0.75, axis=0)))
+        )
+        return cls(names, mean.tolist(), std.tolist(), low, high, table)
+
+    def recipe(self) -> dict[str, Any]:
+        numbers = {key: getattr(self, key).tolist() for key in ("mean", "std", "low", "high")}
+        return {"kind": "attributes", "names": self.names, **numbers}
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values of the table, [N, D], as context vectors."""
+        return ((values - self.mean) / self.std / self.dimension**0.5).float()
+
+    def encode_images(self, files: Sequence[Path]) -> Tensor:
+        table = self.table or (read_table(beside(files[0].parent))[1] if files else {})
+        return self.scaled(torch.tensor(rows_of(table, files)).double().view(-1, self.dimension))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """CallError for a word that no attribute has."""
+        rows = self.mean.repeat(len(texts), 1)
+        for row, text in zip(rows, texts):
+            for k, sign in self.meaning(text).items():
+                row[k] = (self.high if sign > 0 else self.low)[k]
+        return self.scaled(rows)
+
+    def meaning(self, text: str) -> dict[int, int]:
+        """The attributes that a prompt names, as {index: 1 for high, -1 for low}."""
+        known = {plain(name): (k, 1) for k, name in enumerate(self.names)}
+        for word, meanings in WORDS.items():
+            there = [(known[name][0], sign) for name, sign in meanings if name in known]
+            if there and word not in known:
+                known[word] = there[0]
+        found: dict[int, int] = {}
+        for phrase in text.split(","):
+            word = plain(phrase)
+            negated = word.startswith("not ")
+            if (word[4:] if negated else word) not in known:
+                raise CallError(
+                    f"the prompt {text!r} says {phrase.strip()!r}; the words are {', '.join(known)}, not ..."
+                )
+            k, sign = known[word[4:] if negated else word]
+            sign = -sign if negated else sign
+            if found.get(k, sign) != sign:
+                raise CallError(f"the prompt {text!r} asks for both ends of {self.names[k]}")
+            found[k] = sign
+        return found
+
+
+def plain(name: str) -> str:
+    """'Blond_Hair' as 'blond hair'."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def key_of(name: str) -> str:
+    """What a file is called in a table: '0001.png', '0001' and '1' are one."""
+    return re.sub(r"\.[A-Za-z]+$", "", name.strip()).lstrip("0") or "0"
+
+
+def rows_of(table: dict[str, list[float]], files: Sequence[Path]) -> list[list[float]]:
+    missing = [file for file in files if key_of(file.name) not in table]
+    if missing:
+        raise DataError(f"the table of attributes has no row for {missing[0]}")
+    return [table[key_of(file.name)] for file in files]
+
+
+def beside(folder: Path) -> Path:
+    """The table of attributes in a folder or in one of the three above it. DataError if there is none."""
+    for place in [folder.absolute(), *folder.absolute().parents][:4]:
+        for name in TABLES:
+            if (place / name).is_file():
+                return place / name
+    raise DataError(f"there is no {' or '.join(TABLES)} in {folder} or above it: add one, or name it by --attributes")
+
+
+def read_table(file: Path) -> tuple[list[str], dict[str, list[float]]]:
+    """The attributes of a table, and {key of a file: its numbers}.
+
+    Either a CSV whose first column names the files and whose first row names the attributes, or CelebA's text file: the
+    number of rows, the attributes, and then rows with a file name and 1 or -1 for each. DataError if it is neither.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            if file.suffix == ".txt":
+                lines = [line.split() for line in opened if line.strip()]
+                names, rows = lines[1], lines[2:]
+            else:
+                lines = [line for line in csv.reader(opened) if line]
+                names, rows = lines[0][1:], lines[1:]
+        table = {key_of(row[0]): [float(value) for value in row[1:]] for row in rows}
+        wrong = [key for key, values in table.items() if len(values) != len(names) or not np.isfinite(values).all()]
+        if wrong or not names or not table:
+            raise ValueError(f"row {wrong[0]} has not {len(names)} numbers" if wrong else "it holds no rows")
+    except FileNotFoundError:
+        raise DataError(f"there is no file {file}") from None
+    except (ValueError, IndexError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+        raise DataError(f"{file} is no table of attributes ({error})") from None
+    return names, table
+
+
+def encoder_from(recipe: dict[str, Any], device: torch.device | str = "cpu", weights: str | None = None) -> Encoder:
+    """The encoder of a trained model, from its `recipe`. weights: of CLIP, if they are not where they were.
+
+    RunError if it cannot be made, ValueError if the recipe is none.
+    """
+    rest = {key: value for key, value in recipe.items() if key != "kind"}
+    if recipe.get("kind") == "attributes":
+        return Attributes(**rest)
+    if recipe.get("kind") != "clip":
+        raise ValueError(f"there is no encoder {recipe.get('kind')!r:.40}")
+    from datasets.clip import Clip  # needs a package that not everybody has
+
+    return Clip(**{**rest, "weights": weights or rest["weights"]}, device=device)

@@ -1,0 +1,128 @@
+"""Train a DDPM on faces whose condition is a context vector, so that words ask for pictures, and fill a log folder.
+
+    python train_celeba.py                                       # CelebA with CLIP: 50 epochs at 64 x 64, log/log_celeba
+    python train_celeba.py --resume                              # the same command after an interruption
+    python train_celeba.py --dataset folder --data_dir data/faces --encoder attributes --prompts happy "not happy"
+    python train_celeba.py --im_height 32 --prompts "a smiling woman with blond hair" "an old man with glasses"
+
+The images are CelebA as torchvision lays it out (<data_dir>/celeba/img_align_celeba, see datasets/celeba.py), or image
+files in <data_dir>/train/<any name>/ with `--dataset folder`. In training the condition is the vector that the encoder
+makes of each picture; in sampling it is the vector of a prompt. Encoders: `clip` (pip install -r requirements-text.txt,
+which downloads weights once), and `attributes`, a table of numbers beside the images, whose prompts are phrases such as
+"old, not happy". docs/text.md tells how this works and what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import torch
+
+from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
+from common.machine import pick_amp
+from datasets import clip
+from datasets.context import LAYOUTS, encode_prompts
+from training import processes
+from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
+from training.checkpoint import build
+from training.prompts import check_prompts, draw_first, draw_prompt_run, load_sets
+from training.settings import Plan
+from training.trainer import Trainer
+
+EXPECTED = (
+    "The loss falls fast in the first epochs and then hardly at all, while faces become faces: judge progress by the "
+    "pictures. Coarse wishes (hair, skin, age) are obeyed before fine ones (a smile), and more plainly at larger w."
+)
+PROMPTS = {
+    "clip": [
+        "a smiling woman with blond hair",
+        "a smiling man with dark hair",
+        "an old man with glasses",
+        "a young woman with long dark hair",
+        "a bald man with a beard",
+        "a woman with a hat",
+    ],
+    "attributes": ["happy", "not happy", "old", "young", "long-haired", "short-haired"],
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    count = at_least(1)
+    add = parser.add_argument_group("the exercise's arguments").add_argument
+    add("--batch_size", type=count, default=128, help="images per training step")
+    add("--n_epochs", type=count, default=50, help="passes over the training images")
+    add("--log_dir", type=Path, default=Path("./log/log_celeba"), help="folder of everything that the run writes")
+    add("--n_workers", type=at_least(0), default=0, help="threads that decode image files, at the first start")
+    add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
+    text = "guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no context)"
+    add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3, 7], metavar="W", help=text)
+    text = "what the pictures show, a column each (six prompts, which depend on the encoder)"
+    add("--prompts", nargs="+", default=None, metavar="TEXT", help=text)
+    add("--n_features", type=at_least(8), default=64, help="width of the network's first level, a multiple of 8")
+    text = "width of each level as a multiple of n_features"
+    add("--dim_mults", type=count, nargs="+", default=[1, 2, 4, 4], metavar="M", help=text)
+    add("--n_blocks", type=count, default=2, help="residual blocks of each level")
+    add("--dropout", type=in_range(0, 0.999), default=0.0, help="in the residual blocks")
+    add("--n_timesteps", type=count, default=500, help="T, the number of diffusion steps")
+    add("--n_samples", type=count, default=4, help="pictures of each prompt in a grid")
+    add("--im_height", type=at_least(8), default=64, help="height and width of the images")
+    add("--drop_prob", type=in_range(0, 1), default=0.1, help="how often training hides the context")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", choices=list(LAYOUTS), default="celeba", help="what to train on")
+    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets; with `folder`, of its images")
+    add("--limit", type=count, default=None, metavar="N", help="train on the first N images only")
+
+    add = parser.add_argument_group("encoder").add_argument
+    add("--encoder", choices=["clip", "attributes"], default="clip", help="what makes vectors of pictures and texts")
+    text = "table of attributes (attributes.csv or list_attr_celeba.txt beside the images)"
+    add("--attributes", type=Path, default=None, metavar="FILE", help=text)
+    add("--clip_model", default=clip.MODEL, metavar="NAME", help="a model of open_clip")
+    text = f"its weights: a name that open_clip knows, a file, or `{clip.RANDOM}`"
+    add("--clip_weights", default=clip.WEIGHTS, metavar="FILE", help=text)
+
+    add_method_arguments(parser)
+    add_running_arguments(parser)
+    add = parser.add_argument_group("log folder").add_argument
+    add("--save_every", type=count, default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    text = "GIFs with the pictures of every E-th epoch, and at the end"
+    add("--animate_every", type=count, default=25, metavar="E", help=text)
+    parser.set_defaults(schedule="cosine")
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
+    args.prompts = args.prompts or PROMPTS[args.encoder]
+    check_prompts(args.prompts)
+    device = processes.start(args.device)
+    with values_from_call(), processes.one_by_one():
+        encoder, train_set, val_set = load_sets(args, device)
+        vectors = encode_prompts(encoder, args.prompts)
+    network = {
+        **{"in_channels": 3, "height": args.im_height, "context_dim": encoder.dimension, "dim": args.n_features},
+        **{"dim_mults": list(args.dim_mults), "n_blocks": args.n_blocks, "dropout": args.dropout},
+    }
+    # x_0 clamped: guidance would otherwise drive colours out of their range.
+    schedule = {name: getattr(args, name) for name in ("n_timesteps", "drop_prob", "schedule", "loss")}
+    spec = {
+        "network": "unet",
+        "network_arguments": network,
+        "ddpm": {**schedule, "variance": "posterior", "clip_x0": True},
+        "encoder": encoder.recipe(),
+    }
+    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
+    ddpm = build(spec, device, pick_amp(args.amp, device))
+    plan = Plan("epoch", args.n_epochs, args.save_every)
+    pictures = {"train_set": train_set, "vectors": vectors, "prompts": args.prompts}
+    first = functools.partial(draw_first, **pictures)
+    draw = functools.partial(draw_prompt_run, **pictures, args=args)
+    told = about(parser(), args, spec, EXPECTED)
+    Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw, first).run()
+
+
+if __name__ == "__main__":
+    run_script(main)

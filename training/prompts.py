@@ -1,0 +1,91 @@
+"""A training run whose condition is a context vector: its data, and its pictures, which prompts ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from common.console import CallError
+from datasets.clip import Clip
+from datasets.context import LAYOUTS, ContextSet, load_context, with_context
+from datasets.encoders import Attributes, Encoder, beside
+from figures.images import N_PROCESS, draw_animations, draw_grids, process_figures, sample_weights
+from figures.similarity import similarity_figure
+from training.trainer import Trainer
+from utils import plot_image
+
+N_UNCONDITIONAL = 16  # images without context at the end
+
+
+def load_sets(args: argparse.Namespace, device: torch.device) -> tuple[Encoder, ContextSet, ContextSet]:
+    """The encoder that the arguments ask for, and the two splits with their vectors, on the device."""
+    root = Path(args.data_dir).expanduser().absolute() / LAYOUTS[args.dataset][0]
+    encoder: Encoder
+    (train_set, files), (val_set, val_files) = (
+        load_context(args.dataset, args.data_dir, train, args.im_height, None, limit, args.n_workers)
+        for train, limit in ((True, args.limit), (False, None))
+    )
+    if args.encoder == "attributes":
+        encoder = Attributes.of(args.attributes or beside(root), files)
+    else:
+        encoder = Clip(args.clip_model, args.clip_weights, device)
+    sets = [
+        with_context(images, paths, encoder, root, split).to(device)
+        for images, paths, split in ((train_set, files, "train"), (val_set, val_files, "test"))
+    ]
+    return encoder, sets[0], sets[1]
+
+
+def draw_first(run: Trainer, train_set: ContextSet, vectors: torch.Tensor, prompts: list[str]) -> None:
+    """data.png, the pictures nearest to each prompt; similarity.png, how alike some pictures and the prompts are."""
+    plot_image(
+        run.log_dir / "data.png",
+        nearest_images(train_set, vectors, 6),
+        class_names=prompts,
+        title=f"{len(train_set):,} training images: the nearest to each prompt",
+    )
+    similarity_figure(run.log_dir / "similarity.png", train_set, vectors, prompts)
+    run.watch.lap("other figures")
+
+
+def nearest_images(images: ContextSet, vectors: torch.Tensor, n: int) -> torch.Tensor:
+    """The n images nearest to each of the vectors [K, D], float32 [n * K, C, H, W] on the CPU, prompt-fastest."""
+    return images.batch(images.nearest(vectors, n))[0].cpu()
+
+
+def draw_prompt_run(
+    run: Trainer, train_set: ContextSet, vectors: torch.Tensor, prompts: list[str], args: argparse.Namespace
+) -> None:
+    """Grids of samples with a column for each prompt, some animated, and the two processes; at the end also samples
+    without context. Every weight and epoch has the same noise, that of the run's seed."""
+    final, seed, report = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress
+    animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
+    drawn = sample_weights(
+        run.averaged, args.n_samples, vectors.shape[1], vectors, args.g_weight, seed, animate, report("samples")
+    )
+    real = nearest_images(train_set, vectors, args.n_samples)
+    draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, prompts, run.mark())
+    run.watch.lap("grids")
+    if animate:
+        steps = {w: steps for w, (_, steps) in drawn.items()}
+        draw_animations(run.log_dir, steps, run.averaged.recorded_times(), prompts, run.mark())
+        run.watch.lap("animations")
+    run.save_model()
+    images, c = train_set.batch(torch.arange(min(N_PROCESS, len(train_set))))
+    process_figures(run.log_dir, run.averaged, images, seed, c, progress=report("processes"))
+    if final:
+        generator = torch.Generator(run.device).manual_seed(seed)
+        y, _ = run.averaged.sample(
+            N_UNCONDITIONAL, classes=None, generator=generator, record=False, progress=report("unconditional")
+        )
+        plot_image(run.log_dir / "samples_unconditional.png", y, title=f"{run.mark()}, no context")
+    run.watch.lap("other figures")
+
+
+def check_prompts(prompts: list[str]) -> None:
+    """CallError for what cannot stand above a column."""
+    for prompt in prompts:
+        if not prompt.isprintable() or len(prompt) > 100:
+            raise CallError(f"the prompt {prompt[:40]!r} must be one line of at most 100 characters")
