@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_folders import write_folder
+from tiny_folders import write_celeba, write_folder
 from tiny_mnist import write_idx, write_mnist
 
 from common.console import DataError
@@ -352,6 +352,7 @@ def test_the_grey_sets_are_those_that_load_takes_for_grey(tmp_path, few_digits, 
     for name in ("afhq", "cifar10", "cifar100"):
         write_folder(tmp_path / name, ["a", "b"], 2, size=28, splits=("train", "test"))
     write_folder(tmp_path, ["a", "b"], 2, size=28)
+    write_celeba(tmp_path, [0, 2], size=28)
     for name in sources.SOURCES:
         if name in sources.GREY:
             assert load(name, tmp_path, True).images.shape[1] == 1
