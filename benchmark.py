@@ -21,7 +21,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from common.console import at_least, run_script
+from common.console import ArgumentParser, as_path, at_least, run_script
 from common.files import write_json
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
@@ -36,11 +36,11 @@ N_SAMPLE = 4  # of each of 10 classes
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rounds", type=at_least(1), default=10, help="measurements of each variant (10)")
     add("--threads", type=at_least(1), help="CPU threads of torch (its default)")
-    add("--json", type=Path, metavar="FILE", help="also write every measured time to this file")
+    add("--json", type=as_path, metavar="FILE", help="also write every measured time to this file")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--amp", choices=["off", "bf16", "auto"], default="auto", help="precision of the suite (auto)")
     add("--batch_size", type=at_least(1), default=256, help="images in a training step (256)")

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.console import CallError, one_line, run_script
+from common.console import ArgumentParser, CallError, as_path, one_line, run_script
 from common.files import atomic_write
 from reporting.checks import (
     LEVELS,
@@ -126,11 +126,16 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="FOLDER", help="log folders")
+    add("folders", type=as_path, nargs="+", metavar="FOLDER", help="log folders")
     add("--quiet", action="store_true", help="only notes and problems")
-    add("--csv", type=Path, metavar="FILE", help="also a table with one row per folder; - writes it, and nothing else")
+    add(
+        "--csv",
+        type=as_path,
+        metavar="FILE",
+        help="also a table with one row per folder; - writes it, and nothing else",
+    )
     add(
         "--resample",
         nargs="?",
@@ -139,8 +144,13 @@ def parser() -> argparse.ArgumentParser:
         help="draw the last grid of the smallest guidance weight (or of all) again and compare; a minute or more on a CPU",
     )
     add("--judge", action="store_true", help="let a judge, trained once on the real images, look at the last grids")
-    add("--data_dir", type=Path, default=Path("./data"), help="of --judge: folder of the data sets (./data)")
-    add("--judge_dir", type=Path, default=Path("./log/judges"), help="of --judge: where judges are kept (./log/judges)")
+    add("--data_dir", type=as_path, default=Path("./data"), help="of --judge: folder of the data sets (./data)")
+    add(
+        "--judge_dir",
+        type=as_path,
+        default=Path("./log/judges"),
+        help="of --judge: where judges are kept (./log/judges)",
+    )
     return parser
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.console import CallError, at_least, in_range, run_script
+from common.console import ArgumentParser, CallError, as_path, at_least, in_range, number, run_script
 from common.machine import command_line, device_name, keep_large_buffers, pick_device
 from datasets import sources
 from diffusion.inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE
@@ -29,24 +29,27 @@ from reporting.page import write_report
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "source",
-        type=Path,
+        type=as_path,
         metavar="FILE",
         help="a model_epoch*.pt or checkpoint.pt of this suite, or an .npz of images",
     )
-    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--data_dir", type=as_path, default=Path("./data"), help="folder of the data sets")
     add(
-        "--judge_dir", type=Path, default=Path("./log/judges"), help="where the classifiers that judge samples are kept"
+        "--judge_dir",
+        type=as_path,
+        default=Path("./log/judges"),
+        help="where the classifiers that judge samples are kept",
     )
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=at_least(1), help="samples of each class (30), of a model without classes altogether (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
     add(
         "--n_steps",
-        type=at_least(1),
+        type=number("n_timesteps"),
         metavar="S",
         help="draw with S of the model's T steps (all), fewer than T with the posterior variance",
     )
@@ -54,17 +57,17 @@ def parser() -> argparse.ArgumentParser:
     add("--method", choices=METHODS, nargs="+", help="how --inpaint completes (all methods)")
     add(
         "--n_resample",
-        type=at_least(1),
+        type=number("n_resample"),
         metavar="R",
         help="how often --inpaint goes through each jump of steps (1; repaint: 5)",
     )
-    add("--jump_length", type=at_least(1), metavar="J", help=f"steps in such a jump ({JUMP_LENGTH})")
-    add("--seed", type=at_least(0), default=0, help="decides every random draw (0)")
+    add("--jump_length", type=number("jump_length"), metavar="J", help=f"steps in such a jump ({JUMP_LENGTH})")
+    add("--seed", type=number("seed"), default=0, help="decides every random draw (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="of a checkpoint.pt: the weights themselves, not their moving average")
     add("--dataset", choices=sorted(sources.SOURCES), help="of an .npz: the real images to compare with")
     add("--data_class", metavar="NAME", help="of an .npz: only this class of them")
-    add("--out", type=Path, help="where the results go (metrics.json beside FILE)")
+    add("--out", type=as_path, help="where the results go (metrics.json beside FILE)")
     add = parser.add_mutually_exclusive_group().add_argument
     add(
         "--inpaint",

@@ -27,8 +27,19 @@ from typing import Any, Sequence
 
 import torch
 
-from common.console import CallError, Progress, RunError, at_least, in_range, run_script, values_from_call
-from common.files import free_names
+from common.console import (
+    ArgumentParser,
+    CallError,
+    Progress,
+    RunError,
+    as_path,
+    at_least,
+    in_range,
+    number,
+    run_script,
+    values_from_call,
+)
+from common.files import free_names, open_to_append
 from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp, pick_device
 from datasets import sources
 from datasets.image_files import read_images, read_mask
@@ -40,7 +51,6 @@ from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_wei
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint
-from training.signals import ended_by_signals
 from utils import plot_animation, plot_groups, plot_image
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
@@ -66,37 +76,57 @@ MOST_IMAGES = 2500  # in one batch: when memory runs out, many systems do not ra
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", type=Path, nargs="+", metavar="MODEL", help="model_epoch*.pt or checkpoint.pt; several: compare them")
+    add(
+        "models",
+        type=as_path,
+        nargs="+",
+        metavar="MODEL",
+        help="model_epoch*.pt or checkpoint.pt; several: compare them",
+    )
     add("--classes", nargs="+", metavar="K", help="names or indices (all, or 10 of more than 20; --inpaint: no class)")
     add(
-        "--n_samples", type=at_least(1), help="samples of each class (4; several models: 2; --inpaint: 5 of each image)"
+        "--n_samples",
+        type=number("n_samples"),
+        help="samples of each class (4; several models: 2; --inpaint: 5 of each image)",
     )
     add("--g_weight", type=in_range(-1, 1e6), metavar="W", help="guidance weight w (1)")
-    add("--n_steps", type=at_least(1), metavar="S", help="sample in S of the T steps (all): faster, but worse images")
-    add("--seed", type=at_least(0), default=0, help="seed of all random numbers (0)")
-    add("--out", type=Path, metavar="FOLDER", help="folder of the results (that of the model)")
+    add(
+        "--n_steps",
+        type=number("n_timesteps"),
+        metavar="S",
+        help="sample in S of the T steps (all): faster, but worse images",
+    )
+    add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
+    add("--out", type=as_path, metavar="FOLDER", help="folder of the results (that of the model)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
     add("--animate", action="store_true", default=None, help="also samples.gif, the reverse process of the grid")
     add("--batch_size", type=at_least(1), help="images in each part of --npz (250)")
-    add("--data_dir", type=Path, help="folder of the data sets, where test images are needed (./data)")
+    add("--data_dir", type=as_path, help="folder of the data sets, where test images are needed (./data)")
 
     modes = parser.add_mutually_exclusive_group().add_argument
     modes("--mix", nargs="+", metavar="A+B", help="mixtures of classes, such as 3+8 or 3*0.7+8*0.3")
     modes(
         "--guidance_sweep", type=in_range(-1, 1e6), nargs="+", metavar="W", help="each of these w, from the same noise"
     )
-    modes("--inpaint", nargs="*", type=Path, metavar="IMAGE", help="complete these images (without any: test images)")
+    modes(
+        "--inpaint", nargs="*", type=as_path, metavar="IMAGE", help="complete these images (without any: test images)"
+    )
     modes("--npz", type=at_least(1), metavar="N", help="N images as samples.npz; continues after an interruption")
 
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)")
     add("--method", choices=inpainting.METHODS, help="mean (the default, fastest), input, or repaint (slowest)")
     add("--scale", type=in_range(0, 1e6), help="strength of the correction by the methods mean and input (1)")
-    add("--n_resample", type=at_least(1), metavar="R", help="resampling: take all steps R times (1; repaint: 5)")
-    add("--jump_length", type=at_least(1), metavar="J", help="resampling: go back J steps at a time (10)")
+    add(
+        "--n_resample",
+        type=number("n_resample"),
+        metavar="R",
+        help="resampling: take all steps R times (1; repaint: 5)",
+    )
+    add("--jump_length", type=number("jump_length"), metavar="J", help="resampling: go back J steps at a time (10)")
     add("--invert", action="store_true", default=None, help="use negatives: for dark ink and a model of white digits")
     return parser
 
@@ -344,7 +374,6 @@ DRAW = {
 }
 
 
-@ended_by_signals()
 def main() -> None:
     args = parse_arguments()
     device = pick_device(args.device)
@@ -353,7 +382,7 @@ def main() -> None:
     paths = draw_comparison(args, models) if args.mode == "comparison" else DRAW[args.mode](args, models[0])
     for path in paths:
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        with open(args.out / "samples.log", "a", encoding="utf-8") as log:
+        with open_to_append(args.out / "samples.log") as log:
             log.write(f"{now}  {path.name}  {command_line()}  {device_name(device)}  commit {commit()}\n")
         print(path, flush=True)
     if (args.out / "report.html").exists():

@@ -20,7 +20,16 @@ from typing import Any, Sequence
 
 import torch
 
-from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
+from common.console import (
+    ArgumentParser,
+    HelpFormatter,
+    as_path,
+    at_least,
+    in_range,
+    number,
+    run_script,
+    values_from_call,
+)
 from common.machine import command_line, device_name, pick_amp
 from datasets import sources
 from datasets.image_set import ImageSet
@@ -47,17 +56,17 @@ N_PROCESS = 8  # images in the figures of the forward and the backward process
 
 def parser() -> argparse.ArgumentParser:
     """The exercise's names, and beside them those of the other scripts, which messages of the suite use."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add, count = parser.add_argument_group("the exercise's arguments").add_argument, at_least(1)
     add("--batch_size", type=count, default=32, help="images per training step")
-    add("--train_steps", type=count, default=10_000, help="length of the training")
+    add("--train_steps", type=number("train_steps"), default=10_000, help="length of the training")
     text = "model and pictures every S steps, and at the end"
     add("--save_and_sample_every", type=count, default=1000, metavar="S", help=text)
     add("--data_class", default="cat", help="which animal: the name of a folder")
     add(
         "--image_size",
         "--im_height",
-        type=at_least(8),
+        type=number("im_height"),
         default=32,
         dest="im_height",
         help="height and width of the images",
@@ -65,27 +74,34 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--time_steps",
         "--n_timesteps",
-        type=count,
+        type=number("n_timesteps"),
         default=50,
         dest="n_timesteps",
         help="T, the number of diffusion steps",
     )
     text = "width of the network's first level, a multiple of 8"
-    add("--unet_dim", "--n_features", type=at_least(8), default=16, help=text)
+    add("--unet_dim", "--n_features", type=number("n_features"), default=16, help=text)
     text = "width of each level as a multiple"
-    add("--unet_dim_mults", type=count, nargs="+", default=[1, 2, 4, 8], metavar="M", help=text)
+    add("--unet_dim_mults", type=number("dim_mults"), nargs="+", default=[1, 2, 4, 8], metavar="M", help=text)
     rate = in_range(0, 1e30, open_ends=True)
     add("--learning_rate", "--l_rate", type=rate, default=1e-3, dest="l_rate", help="of Adam, constant")
     text = "folder of everything that the run writes"
-    add("--save_folder", "--log_dir", type=Path, default=Path("./log/log_afhq"), dest="log_dir", help=text)
-    add("--load_path", type=Path, default=None, help="a model file of this script: begin with its weights")
-    add("--data_path", "--data_dir", type=Path, default=Path("./data"), dest="data_dir", help="folder of the data sets")
+    add("--save_folder", "--log_dir", type=as_path, default=Path("./log/log_afhq"), dest="log_dir", help=text)
+    add("--load_path", type=as_path, default=None, help="a model file of this script: begin with its weights")
+    add(
+        "--data_path",
+        "--data_dir",
+        type=as_path,
+        default=Path("./data"),
+        dest="data_dir",
+        help="folder of the data sets",
+    )
     text = "threads that decode image files, at the first start"
     add("--dataloader_workers", "--n_workers", type=at_least(0), default=0, dest="n_workers", help=text)
-    add("--n_samples", type=count, default=64, help="pictures in a grid of samples")
+    add("--n_samples", type=number("n_samples"), default=64, help="pictures in a grid of samples")
     text = f"with the pictures: how far {N_MEASURED:,} samples are from the training images"
     add("--fid", action="store_true", help=text)
-    add("--judge_dir", type=Path, default=Path("./log/judges"), help="where the judges of --fid are kept")
+    add("--judge_dir", type=as_path, default=Path("./log/judges"), help="where the judges of --fid are kept")
     add_method_arguments(parser)
     add_running_arguments(parser)
     parser.set_defaults(schedule="cosine", loss="l1", ema=0.995, dataset="afhq")

@@ -20,7 +20,7 @@ from typing import Callable, Dict, Union
 
 import torch
 
-from common.console import HelpFormatter, at_least, in_range, run_script
+from common.console import ArgumentParser, HelpFormatter, as_path, at_least, in_range, number, run_script
 from common.machine import command_line, device_name, pick_amp
 from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
 from ddpm import DDPM
@@ -49,21 +49,21 @@ EXPECTED = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add, count = parser.add_argument_group("the exercise's arguments").add_argument, at_least(1)
     add("--data", choices=sorted(DISTRIBUTIONS), default="chequerboard", dest="dataset", help="which distribution")
     add("--network", choices=[*NETWORKS, "all"], default="fourier", help="the kind of network; all: compare them")
-    add("--num_hidden", type=count, default=96, help="width of the network's hidden layers")
-    add("--n_blocks", type=count, default=3, help="of `residual` and `fourier`: residual blocks")
-    add("--n_frequencies", type=count, default=6, help="of `fourier`: frequencies of each coordinate")
-    add("--n_timesteps", type=count, default=100, help="T, the number of diffusion steps")
-    add("--n_points", type=count, default=100_000, help="points to train on, drawn once")
+    add("--num_hidden", type=number("num_hidden"), default=96, help="width of the network's hidden layers")
+    add("--n_blocks", type=number("n_blocks"), default=3, help="of `residual` and `fourier`: residual blocks")
+    add("--n_frequencies", type=number("n_frequencies"), default=6, help="of `fourier`: frequencies of each coordinate")
+    add("--n_timesteps", type=number("n_timesteps"), default=100, help="T, the number of diffusion steps")
+    add("--n_points", type=number("n_points"), default=100_000, help="points to train on, drawn once")
     add("--batch_size", type=count, default=512, help="points per training step")
-    add("--train_steps", type=count, default=12_000, help="length of the training")
+    add("--train_steps", type=number("train_steps"), default=12_000, help="length of the training")
     text = "model and samples every S steps, and at the end"
     add("--save_and_sample_every", type=count, default=4000, metavar="S", help=text)
     add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=2e-3, help="learning rate of Adam, constant")
-    add("--log_dir", type=Path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
+    add("--log_dir", type=as_path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
     add_method_arguments(parser, images=False)
     add_running_arguments(parser)
     # A network this small gains nothing by bfloat16, whose 8 bits would blur the edges of the squares.

@@ -10,12 +10,17 @@ import contextlib
 import math
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import time
-from typing import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Callable, Iterator
 
 from common.files import format_duration
+from common.limits import INT64, WHOLE
 
 
 class RunError(RuntimeError):
@@ -47,15 +52,20 @@ def values_from_call() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ arguments
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """An argparse type: an integer of at least `lowest` that fits into 64 bits."""
+def number(name: str) -> Callable[[str], int]:
+    """An argparse type: a whole number within the limits of this option (common/limits.py)."""
+    return at_least(*WHOLE[name])
+
+
+def at_least(lowest: int, highest: int = INT64) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `lowest` and at most `highest`."""
 
     def whole_number(text: str) -> int:
-        value = int(text)
+        value = _as_number(int, text, "a whole number")
         if value < lowest:
-            raise argparse.ArgumentTypeError(f"must be at least {lowest}, not {value}")
-        if value >= 2**63:
-            raise argparse.ArgumentTypeError(f"must be below 2^63, not {value}")
+            raise argparse.ArgumentTypeError(f"must be at least {lowest:,}, not {text}")
+        if value > highest:
+            raise argparse.ArgumentTypeError(f"must be at most {highest:,}, not {text:.40}")
         return value
 
     return whole_number
@@ -65,14 +75,41 @@ def in_range(lowest: float, highest: float = math.inf, open_ends: bool = False) 
     """An argparse type: a finite number in [lowest, highest], or in (lowest, highest) with `open_ends`."""
 
     def finite_number(text: str) -> float:
-        value = float(text)
+        value = _as_number(float, text, "a number") + 0.0  # minus zero becomes zero
         inside = lowest < value < highest if open_ends else lowest <= value <= highest
         if not inside or not math.isfinite(value):
             ends = "()" if open_ends or highest == math.inf else "[]"
-            raise argparse.ArgumentTypeError(f"must be in {ends[0]}{lowest:g}, {highest:g}{ends[1]}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be in {ends[0]}{lowest:g}, {highest:g}{ends[1]}, not {text:.40}")
         return value
 
     return finite_number
+
+
+def _as_number(kind: Callable[[str], Any], text: str, what: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        several = "; separate several by spaces" if "," in text or ";" in text else ""
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r:.60}{several}") from None
+
+
+def as_path(text: str) -> Path:
+    """An argparse type: a file or folder. `~` is the home folder, also where the shell does not see it (--log_dir=~/run)."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(
+            "is empty: a file or folder is needed" if not text else "holds a null character"
+        )
+    return Path(os.path.expanduser(text))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """As argparse's, which fails on `--option=--`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: expected a value, not --")
+        return super().parse_known_args(args, namespace)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -83,9 +120,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def live_line(line: str) -> None:
-    """Print a line that the next line overwrites. Only on a terminal."""
+    """Print a line that the next line overwrites. Only on a terminal; what does not fit is left out, last part first."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and then "\r" cannot go back
+        parts = line.split("  ")
+        while len(parts) > 1 and len("  ".join(parts)) > width:
+            parts.pop()
+        line = "  ".join(parts)
         print(f"\r{line[:width]:<{width}}\r", end="", flush=True)
 
 
@@ -123,26 +164,114 @@ class Progress:
 # ------------------------------------------------------------------------------------------------ exit status
 
 
+class Output:
+    """stdout or stderr that outlives its reader: a closed terminal, pipe or file costs the text, never the run."""
+
+    def __init__(self, stream: IO[str]):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding does not know
+
+    def _try(self, write: Callable[[], Any]) -> Any:
+        try:
+            return write()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # what is still in the buffer goes nowhere, too
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            return 0
+
+    def write(self, text: str) -> Any:
+        return self._try(lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def _lasting_output() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    # None: the caller has closed it (>&-).
+    sys.stdout, sys.stderr = (Output(stream or open(os.devnull, "w")) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        if all(before):
+            sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def _plain_figures() -> Iterator[None]:
+    """Figures as the suite draws them, whatever the user's matplotlibrc says (LaTeX, fonts, margins)."""
+    matplotlib = sys.modules.get("matplotlib")
+    with matplotlib.rc_context() if matplotlib else contextlib.nullcontext():
+        if matplotlib:
+            matplotlib.rcdefaults()
+        yield
+
+
+class Stopped(SystemExit):
+    """A signal ended the process: its exit status is 128 + number."""
+
+    code: int
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The signals that would kill this process raise Stopped in the block, as Ctrl-C raises KeyboardInterrupt: so names
+    that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Stopped(128 + number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        known = []
+    caught = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run `main`. An error that the user can fix becomes one line on stderr and an exit status."""
-    try:
-        main()
-        return
-    except CallError as error:
-        status, message = 2, str(error)
-    except RunError as error:
-        status, message = 1, str(error)
-    except OSError as error:
-        status, message = 1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-    except KeyboardInterrupt:
-        status, message = 130, "interrupted"
-    except (MemoryError, RuntimeError) as error:
-        # Torch's errors are recognised by name and text: scripts that need no torch do not import it.
-        if type(error).__name__ == "OutOfMemoryError":
-            status, message = 1, "not enough GPU memory: try a smaller --batch_size or --n_features"
-        elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            status, message = 1, "not enough memory: try a smaller --batch_size, --n_samples or --n_features"
-        else:
-            raise
-    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    with _lasting_output(), _plain_figures():
+        try:
+            with ended_by_signals():
+                main()
+            return
+        except Exception as error:
+            status, message = _status_of(error)
+        except KeyboardInterrupt:
+            status, message = 130, "interrupted"
+        except Stopped as stopped:
+            status = stopped.code
+            message = f"stopped by {signal.Signals(status - 128).name}"
+        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split("\n")))
+        print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
+        sys.exit(status)
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    """Exit status and message of an error that the user can fix. Raises any other one again."""
+    # Torch's errors are recognised by name and text: scripts that need no torch do not import it.
+    if isinstance(error, CallError):
+        return 2, str(error)
+    if isinstance(error, RunError):
+        return 1, str(error)
+    if isinstance(error, OSError):
+        return 1, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    if type(error).__name__ == "OutOfMemoryError":
+        return 1, "not enough GPU memory: try a smaller --batch_size or --n_features"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return 1, "not enough memory: try a smaller --batch_size, --n_samples or --n_features"
+    raise error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import itertools
 import json
 import math
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import IO, Any, Iterator, Sequence
 
@@ -24,18 +26,26 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Yields a hidden path in the same folder, with the same suffix. At the end of the block this file replaces `path` in
     one step. If the block raises, it is removed and `path` stays as it was. Missing parent folders are created.
+    A disk that refuses the file becomes an OSError that names `path`, whatever the library that wrote made of it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile.mkstemp: only the owner may read its files, but others (graders) must read a log folder.
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        known = isinstance(error, OSError) and error.errno
+        refusal = error if known else _refusal(temporary)
+        named = getattr(refusal, "filename", None)  # another file, which the block reads, keeps its name
+        if not isinstance(refusal, OSError) or named not in (None, temporary, str(temporary)):
+            raise
+        raise OSError(refusal.errno, refusal.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
     with contextlib.suppress(OSError):  # after a power cut the new name must be there; Windows cannot do this
         folder = os.open(path.parent, os.O_RDONLY)
@@ -45,10 +55,66 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.close(folder)
 
 
+def _refusal(file: Path) -> OSError | None:
+    """The error by which the disk refuses another megabyte in this file (it is full, or a quota is), or None.
+
+    Torch's zip writer and imageio raise errors of their own, which do not say so.
+    """
+    try:
+        with open(file, "ab", buffering=0) as end:
+            left = 2**20
+            while left > 0:
+                left -= end.write(bytes(left)) or 0
+    except OSError as error:
+        return error
+    return None
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """OSError if this file cannot be written: for the beginning of work whose result goes there."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    probe = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(probe, "x").close()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def missing(path: str | os.PathLike) -> str:
+    """In words that a file is not there, and what of its kind is."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        return f"there is no file {path}, and no folder {path.parent}"
+    if path.is_dir():
+        path = path / "*.pt"
+    names = sorted(file.name for file in path.parent.glob(f"*{path.suffix}") if path.suffix and file.name[0] != ".")
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"there is no file {path}" + (f"; {path.parent} holds {', '.join(names[:5])}{more}" if names else "")
+
+
+def open_to_append(file: str | os.PathLike) -> IO[str]:
+    """Open a text file for appending. OSError unless it is a plain file (or new): nothing is written through a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        opened = open(os.open(file, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        what = {errno.ELOOP: "is a link, and nothing is written through links", errno.ENXIO: "is a pipe"}
+        raise OSError(error.errno, what.get(error.errno or 0, error.strerror), str(file)) from None
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise OSError(errno.EINVAL, "is no plain file", str(file))
+    return opened
+
+
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Write `obj` as indented UTF-8 JSON. Paths become strings; tensors and numpy arrays of one element, numbers.
 
-    Raises TypeError for other objects that JSON does not know.
+    Raises TypeError for other objects that JSON does not know. Bytes of a file name that are no text in this encoding
+    (Python's surrogates) become escapes, from which JSON reads them back.
     """
 
     def plain(value: Any) -> Any:
@@ -56,7 +122,7 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
     text = json.dumps(obj, indent=2, ensure_ascii=False, default=plain) + "\n"
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
@@ -69,7 +135,9 @@ def write_csv(path: str | os.PathLike, rows: Sequence[dict]) -> None:
         value = value.item() if hasattr(value, "item") else value
         return f"{value:.6g}" if isinstance(value, float) else value
 
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(
+        temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
@@ -98,8 +166,15 @@ def format_duration(seconds: float) -> str:
 
 
 def try_lock(file: Path) -> IO[str] | None:
-    """Open a file for appending and lock it until it is closed. None if another process has locked it."""
-    opened = open(file, "a", encoding="utf-8")
+    """Open a file for appending and lock it until it is closed. None if another process has locked it.
+
+    Also None if another process has moved the file away or removed it meanwhile: what was locked is then not what
+    stands there. OSError unless it is a plain file.
+    """
+    try:
+        opened = open_to_append(file)
+    except FileNotFoundError:  # its folder was moved away
+        return None
     try:
         if fcntl:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +183,18 @@ def try_lock(file: Path) -> IO[str] | None:
         return None
     except OSError:
         pass  # a file system without locks
+    if not stands_at(opened, file):
+        opened.close()
+        return None
     return opened
+
+
+def stands_at(opened: IO[str], file: Path) -> bool:
+    """Is this open file the one that stands at this path, and not one that was moved away or removed?"""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @contextlib.contextmanager

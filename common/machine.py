@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 
@@ -26,9 +28,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        number = torch.ones(1, device=name)
+        number.item()  # some names are of devices that keep no numbers ("meta")
+        return number.device
+    except Exception as error:  # names that torch knows, of hardware that it was not built for, raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise CallError(f"--device {name} is not available ({reason}); --device cpu always is") from None
 
 
@@ -70,7 +74,7 @@ def device_name(device: torch.device) -> str:
 def _cpuinfo() -> str:
     """What Linux says about its processors; empty on other systems."""
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -78,7 +82,23 @@ def _cpuinfo() -> str:
 def command_line(*extra: str) -> str:
     """The command that started this process, ready to paste, with the `extra` arguments that it lacks."""
     words = ["python", *sys.argv]
-    return " ".join(shlex.quote(word) for word in words + [word for word in extra if word not in words])
+    return as_command(words + [word for word in extra if word not in words])
+
+
+def advised(*extra: str) -> str:
+    """The same for this machine: with the interpreter that runs, where `python` would be another one or none."""
+    return this_python() + command_line(*extra)[len("python") :]
+
+
+def this_python() -> str:
+    """What the running interpreter is called on a command line: `python`, or its path."""
+    same = shutil.which("python") == sys.executable
+    return "python" if same or not sys.executable else as_command([sys.executable])
+
+
+def as_command(words: Sequence[str]) -> str:
+    """Words as a line to paste into a shell (cmd.exe on Windows): quotes, spaces and backslashes survive."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(shlex.quote, words))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ name            what                                    where it is, or is downl
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.console import DataError
+from common.limits import wrong_name
 from datasets.celeba import list_celeba
 from datasets.image_folder import load_files, load_folder
 from datasets.image_set import ImageSet, to_float, to_uint8
@@ -67,6 +69,7 @@ def load(
     train: bool,
     *,
     n_classes: int | None = 10,
+    class_names: Sequence[str] | None = None,
     data_class: str | None = None,
     im_height: int = 28,
     im_channels: int = 1,
@@ -76,7 +79,8 @@ def load(
 ) -> ImageSet:
     """The training split or the test split of a data set, in memory.
 
-    n_classes: keep the first n classes; None keeps all. data_class: keep only the class of this name, one of these.
+    n_classes: keep the first n classes; None keeps all. class_names: keep the classes of these names, in this order,
+    whatever others there are. data_class: keep only the class of this name, one of these.
     limit: keep the first so many images of the kept classes. im_height: side length in pixels; images of another size
     are resized. im_channels: 3 repeats grey images; colour images are never made grey.
     seed: which rendered digits; the other sets ignore it.
@@ -96,21 +100,29 @@ def load(
             raise ValueError(f"{argument} = {value}: must be at least {least}")
 
     request = Request(Path(data_dir).expanduser().absolute(), train, im_height, seed, n_workers)
-    images, labels, class_names = SOURCES[name](request)
-    n_classes = n_classes or len(class_names)
-    if n_classes > len(class_names):
-        raise ValueError(f"n_classes = {n_classes}: {name} has no more than {len(class_names)}")
+    images, labels, names = SOURCES[name](request)
+    n_classes = len(names) if class_names or not n_classes else n_classes
+    if n_classes > len(names):
+        raise ValueError(f"n_classes = {n_classes}: {name} has no more than {len(names)}")
     channels = [1, 3] if images.shape[1] == 1 else [images.shape[1]]  # grey can be repeated
     if im_channels not in channels:
         raise ValueError(f"im_channels = {im_channels}: {name} gives {' or '.join(map(str, channels))}")
 
-    class_names = class_names[:n_classes]
+    known = names[:n_classes]
+    kept = list(known if class_names is None else class_names)
     if data_class is not None:
-        if data_class not in class_names:
-            raise ValueError(f"there is no class {data_class!r}; the classes are {', '.join(class_names)}")
-        labels = torch.where(labels == class_names.index(data_class), 0, 1)
-        class_names = [data_class]
-    keep = (labels < len(class_names)).nonzero()[:limit, 0]
+        kept = [data_class]
+    absent = [kind for kind in kept if kind not in known]
+    if absent:
+        raise ValueError(f"there is no class {absent[0]!r}; the classes are {', '.join(names)}")
+    for kind in kept:
+        if wrong_name(kind):
+            raise DataError(f"the class {kind!r:.120} {wrong_name(kind)}: rename its folder")
+    if kept != names[: len(kept)]:
+        places = torch.full((len(names),), len(kept))
+        places[[names.index(kind) for kind in kept]] = torch.arange(len(kept))
+        labels = places[labels]
+    keep = (labels < len(kept)).nonzero()[:limit, 0]
     if len(keep) < len(images):  # indexing with all images would copy them for nothing
         images, labels = images[keep], labels[keep]
     if images.shape[2:] != (im_height, im_height):
@@ -118,7 +130,7 @@ def load(
     if images.shape[1] < im_channels:
         images = images.repeat(1, im_channels, 1, 1)
     lossy = name in CIFAR and lossy_copies(CIFAR[name], request.data_dir)
-    return ImageSet(images, labels, class_names, name, lossy=lossy)
+    return ImageSet(images, labels, kept, name, lossy=lossy)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

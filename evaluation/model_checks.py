@@ -128,13 +128,16 @@ class Classifiers:
 
     def __init__(self, data_dir: Path, judge_dir: Path):
         self.data_dir, self.judge_dir = data_dir, judge_dir
-        self.known: dict[tuple[str, int, int, int], tuple[Classifier, float, ImageSet]] = {}
+        self.known: dict[tuple[str, tuple[str, ...], int, int], tuple[Classifier, float, ImageSet]] = {}
 
-    def of(self, name: str, n_classes: int, height: int, channels: int) -> tuple[Classifier, float, ImageSet]:
+    def of(
+        self, name: str, class_names: tuple[str, ...], height: int, channels: int
+    ) -> tuple[Classifier, float, ImageSet]:
         """The judge, its accuracy on real test images, and these. DataError or ValueError if they are not to be had."""
-        key = (name, n_classes, height, channels)
+        key = (name, class_names, height, channels)
         if key not in self.known:
-            shape: dict[str, Any] = {"n_classes": n_classes, "im_height": height, "im_channels": channels}
+            shape: dict[str, Any] = {"n_classes": None, "im_height": height, "im_channels": channels}
+            shape["class_names"] = class_names
             train_set, test_set = (sources.load(name, self.data_dir, train, **shape) for train in (True, False))
             judge, accuracy = load_or_train(self.judge_dir / file_name(train_set), train_set, test_set)
             self.known[key] = (judge, accuracy, test_set)
@@ -149,7 +152,7 @@ class Classifiers:
         try:
             judge, real, test_set = self.of(
                 str(settings.config["arguments"].get("dataset")),
-                len(settings.class_names),
+                settings.class_names,
                 settings.height,
                 settings.channels,
             )

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from common.console import CallError, at_least, in_range
+from common.console import CallError, at_least, in_range, number
 from training.settings import About, Settings, Spec
 
 
@@ -20,7 +20,7 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
     average_help = "moving average of the weights, used for validation and pictures; 0: off"
     add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY", help=average_help)
-    add("--seed", type=at_least(0), default=0, help="decides every random draw")
+    add("--seed", type=number("seed"), default=0, help="decides every random draw")
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:

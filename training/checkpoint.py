@@ -11,14 +11,16 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Sequence
 
 import torch
 import torch.nn as nn
 
 from common.console import CallError, RunError, values_from_call
-from common.files import atomic_write
+from common.files import atomic_write, finite, missing
+from common.limits import INT64, MOST_TEXT, too_large, wrong_name
 from datasets.sources import SOURCES
 from ddpm import DDPM
 from networks import Conditional_UNet, fc, unet
@@ -27,8 +29,6 @@ from training.settings import Spec
 FORMAT = 1
 NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
 
-MOST_UNITS = 4096  # channels, pixels, blocks: even without its weights a network takes time to build
-MOST_TIMESTEPS = 100_000  # that a file may ask for; every step costs a pass through the network
 # All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
 # through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
 STORAGES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
@@ -39,7 +39,7 @@ NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch
 FREE = (
     {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
     | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
-    | {"n_workers", "prompts"}
+    | {"n_workers", "checkpoint_every", "prompts"}
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}
@@ -64,7 +64,7 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
     RunError in one line if the file is missing, damaged, foreign, or of another kind than needed.
     """
     if not path.is_file():
-        raise RunError(f"there is no file {path}")
+        raise RunError(missing(path))
     with open(path, "rb") as file:
         try:
             content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
@@ -72,9 +72,9 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
             raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
     if not isinstance(content, dict) or not _is_plain(content.get("format"), int) or content["format"] != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
-    missing = [key for key in needed if key not in content]
-    if missing:
-        raise RunError(f"{path} is another kind of file of this suite: it holds no {missing[0]!r}")
+    lacking = [key for key in needed if key not in content]
+    if lacking:
+        raise RunError(f"{path} is another kind of file of this suite: it holds no {lacking[0]!r}")
     return content
 
 
@@ -109,16 +109,17 @@ def load_model(
 def data_of(ddpm: DDPM, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The data set that a model (of `load_model`) was trained on: its name and which images of it, for `datasets.load`.
 
-    n_classes is None for a model without classes: all that the data set has, or data_class alone. CallError for a data
-    set unknown here.
+    Classes are told by their names: other classes that the data may have by now do not change what is loaded. A model
+    without classes has None: all that the data set has, or data_class alone. CallError for a data set unknown here.
     """
     name = content["arguments"].get("dataset")
     if type(name) is not str or name not in SOURCES or len(ddpm.sample_size()) != 3:
         raise CallError(f"the model was trained on {name!r:.100}, which is no data set of this suite that has images")
     channels, height, _ = ddpm.sample_size()
-    n_classes = len(content["class_names"]) or None
-    data_class = None if n_classes else content["arguments"].get("data_class")
-    return name, {"n_classes": n_classes, "data_class": data_class, "im_height": height, "im_channels": channels}
+    names = content["class_names"] or None
+    data_class = None if names else content["arguments"].get("data_class")
+    shape = {"im_height": height, "im_channels": channels}
+    return name, {"n_classes": None, "class_names": names, "data_class": data_class, **shape}
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -129,20 +130,48 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Pat
         raise RunError(f"the weights in {path} do not fit its network") from None
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:
+    """Put the optimiser's state of a file into an optimiser. RunError in one line if it belongs to another one."""
+    try:
+        optimizer.load_state_dict(state)
+        for weight, values in optimizer.state.items():
+            for value in values.values():
+                if not isinstance(value, torch.Tensor) or (value.numel() != 1 and value.shape != weight.shape):
+                    raise ValueError
+    except Exception:  # it is fed what a file holds
+        raise RunError(f"the state of the optimiser in {path} does not fit its network") from None
+
+
 def load_run(
-    path: Path, arguments: dict[str, Any], train_images: int, arithmetic: str, last_step: int
+    path: Path,
+    arguments: dict[str, Any],
+    train_images: int,
+    arithmetic: str,
+    last_step: int,
+    *,
+    defaults: dict[str, Any],
+    class_names: Sequence[str],
 ) -> tuple[dict[str, Any], list[str]]:
     """The content of the checkpoint.pt of a run that is resumed, and a line for each change that a run may have.
 
-    arguments, train_images, arithmetic, last_step: of the run as it is asked for now.
+    arguments, train_images, arithmetic, last_step, class_names: of the run as it is asked for now. defaults: what an
+    option that the file does not know was, before there was such an option.
     CallError that names the difference if the file is another run's, or further than the run is to go.
     """
-    content = load(path, "arguments", "train_images", "model", "average", "optimizer", "step")
-    before = content["arguments"]
+    content = load(path, "arguments", "train_images", "model", "average", "optimizer", "step", "history")
+    try:
+        _check_run(content)
+    except Exception as error:  # as in `load_model`
+        raise RunError(f"{path} holds no run of this suite ({_reason(error)})") from None
+    before = {**defaults, **content["arguments"]}
     names = [name for name in arguments if name not in FREE and before.get(name) != arguments[name]]
     lines = {name: f"--{name} was {before.get(name)}, is {arguments[name]}" for name in names}
     forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
     changes = [line for name, line in lines.items() if name in ADJUSTABLE]
+    names_before = content.get("class_names") or []
+    if names_before and class_names and names_before != list(class_names):
+        change = next((a, b) for a, b in zip_longest(names_before, class_names) if a != b)
+        forbidden.append(f"the classes are others, {change[1]!r} where {change[0]!r} stood")
     if content["train_images"] != train_images:
         forbidden.append(f"{content['train_images']} training images were there, now {train_images}")
     if forbidden:
@@ -198,7 +227,7 @@ def _is_plain(value: Any, *kinds: type) -> bool:
     """Is this a value of these types that can be computed with and printed without harm?"""
     if type(value) not in kinds:
         return False
-    return len(value) <= 100 if isinstance(value, str) else value is None or abs(value) < 2**63
+    return len(value) <= MOST_TEXT if isinstance(value, str) else value is None or abs(value) <= INT64
 
 
 def _plain_values(arguments: Any, what: str, most: int = 100) -> list[Any]:
@@ -216,7 +245,7 @@ def _plain_values(arguments: Any, what: str, most: int = 100) -> list[Any]:
 
 def _check_class_names(names: Any, n_classes: int) -> None:
     """Raise unless `names` are n_classes different words that can stand in a figure and on a terminal."""
-    if type(names) is not list or not all(_is_plain(name, str) and name.isprintable() for name in names):
+    if type(names) is not list or any(wrong_name(name) for name in names):
         raise ValueError("its class_names are no list of short words")
     if len(names) != n_classes or len(set(names)) != n_classes:
         raise ValueError(f"its class_names are not {n_classes} different ones")
@@ -226,14 +255,34 @@ def _check_spec(spec: Any) -> nn.Module:
     """The network of a recipe, without memory for its weights (on the meta device). Raises if the recipe is impossible."""
     if type(spec) is not dict or not _is_plain(spec.get("network"), str) or spec["network"] not in NETWORKS:
         raise ValueError("its spec names no network of this suite")
-    for part, most in (("network_arguments", MOST_UNITS), ("ddpm", MOST_TIMESTEPS)):
-        too_large = [v for v in _plain_values(spec.get(part), part) if type(v) is int and v > most]
-        if too_large:
-            raise ValueError(f"its {part} hold {too_large[0]:,}, more than {most:,}")
+    for part in ("network_arguments", "ddpm"):
+        _plain_values(spec.get(part), part)
+        if too_large(spec[part]):
+            raise ValueError(f"its {part} hold {too_large(spec[part])}")
     _plain_values(spec.get("encoder", {}), "encoder", most=1000)
     DDPM(nn.Identity(), device="cpu", amp_dtype=None, **spec["ddpm"])
     with torch.device("meta"):
         return NETWORKS[spec["network"]](**spec["network_arguments"])
+
+
+def _check_run(content: dict[str, Any]) -> None:
+    """Raise unless what a run goes on with is as `Trainer.save_checkpoint` writes it. (Weights are checked elsewhere.)"""
+    _plain_values(content["arguments"], "arguments", most=1000)
+    for name in ("step", "train_images"):
+        if not _is_plain(content[name], int) or content[name] < 0:
+            raise ValueError(f"its {name} is no whole number")
+    if type(content["history"]) is not list or not all(type(row) is dict for row in content["history"]):
+        raise ValueError("its history is no list of rows")
+    for row in content["history"]:
+        _plain_values(row, "history")
+    optimizer = content["optimizer"]
+    if type(optimizer) is not dict or not {"state", "param_groups"} <= optimizer.keys():
+        raise ValueError("its optimizer has no state")
+    sums, counts = content.get("loss_sums"), content.get("loss_counts")
+    if finite(content.get("train_seconds")) is None or not all(type(x) is list and len(x) == 4 for x in (sums, counts)):
+        raise ValueError("its losses are not those of a run")
+    if None in map(finite, [*sums, *counts]):  # type: ignore[misc]
+        raise ValueError("its losses are no numbers")
 
 
 def _check_weights(weights: Any, network: nn.Module, n_bytes: int) -> None:

@@ -6,11 +6,21 @@ import argparse
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 
-from common.console import HelpFormatter, at_least, in_range, values_from_call
+from common.console import (
+    ArgumentParser,
+    CallError,
+    HelpFormatter,
+    as_path,
+    at_least,
+    in_range,
+    number,
+    values_from_call,
+)
+from common.limits import MOST_WEIGHTS
 from common.machine import pick_amp
 from datasets import sources
 from datasets.image_set import ImageSet
@@ -37,27 +47,32 @@ from training.trainer import Trainer
 
 def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
     """The arguments that every class-conditional training script takes; `defaults` are the script's own."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=doc, formatter_class=HelpFormatter)
     count = at_least(1)
     add = parser.add_argument_group("the exercise's arguments").add_argument
     add("--batch_size", type=count, default=256, help="images per training step")
-    add("--n_epochs", type=count, default=20, help="passes over the training images")
-    add("--log_dir", type=Path, help="folder of everything that the run writes")
-    add("--n_workers", type=at_least(0), default=0, help="threads that decode image files, at the first start")
+    add("--n_epochs", type=number("n_epochs"), default=20, help="passes over the training images")
+    add("--log_dir", type=as_path, help="folder of everything that the run writes")
+    add("--n_workers", type=number("n_workers"), default=0, help="threads that decode image files, at the first start")
     add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
     text = "guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no class)"
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3], metavar="W", help=text)
-    add("--n_classes", type=count, default=10, help="train on the first n classes")
-    add("--n_features", type=at_least(8), default=32, help="width of the network's first level, a multiple of 8")
-    add("--n_timesteps", type=count, default=400, help="T, the number of diffusion steps")
-    add("--n_samples", type=count, default=4, help="pictures of each class in a grid")
-    add("--im_height", type=at_least(8), default=28, help="height and width of the images, divisible by 4")
+    add("--n_classes", type=number("n_classes"), default=10, help="train on the first n classes")
+    add(
+        "--n_features",
+        type=number("n_features"),
+        default=32,
+        help="width of the network's first level, a multiple of 8",
+    )
+    add("--n_timesteps", type=number("n_timesteps"), default=400, help="T, the number of diffusion steps")
+    add("--n_samples", type=number("n_samples"), default=4, help="pictures of each class in a grid")
+    add("--im_height", type=number("im_height"), default=28, help="height and width of the images, divisible by 4")
     add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
     add("--drop_prob", type=in_range(0, 1), default=0.1, help="how often training hides the class")
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
-    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets")
+    add("--data_dir", type=as_path, default=Path("./data"), help="folder of the data sets")
     add("--limit", type=count, default=None, metavar="N", help="train on the first N images only")
     text = (
         "train on (x * 255 + u) / 256 in place of x in [0, 1], u uniform and new in every step; auto: with `fc`, as "
@@ -69,14 +84,14 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     text = "the exercise's U-Net; the larger kind with residual blocks and attention; or fully connected layers"
     add("--network", choices=["conditional_unet", "unet", "fc"], default="conditional_unet", help=text)
     text = "width of each level of `unet` as a multiple of n_features"
-    add("--dim_mults", type=count, nargs="+", default=[1, 2, 4], metavar="M", help=text)
+    add("--dim_mults", type=number("dim_mults"), nargs="+", default=[1, 2, 4], metavar="M", help=text)
     add("--dropout", type=in_range(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
     text = (
         "of `fc`: residual blocks with a way past them for the noise; these on waves of the input; or plain, the "
         "exercise's two hidden layers, which cannot pass the noise of an image on and draw noise (see networks/fc.py)"
     )
     add("--fc_kind", choices=fc.KINDS, default="residual", help=text)
-    add("--num_hidden", type=count, default=256, help="width of `fc`, which has no use for n_features")
+    add("--num_hidden", type=number("num_hidden"), default=256, help="width of `fc`, which has no use for n_features")
 
     add_method_arguments(parser)
     add_running_arguments(parser)
@@ -115,10 +130,21 @@ def spec_of(args: argparse.Namespace) -> Spec:
     return {"network": args.network, "network_arguments": network, "ddpm": ddpm}
 
 
+def check_weights(weights: Sequence[float]) -> None:
+    """CallError for guidance weights whose pictures would have the same name, or that are too many."""
+    names = [f"{w:g}" for w in weights]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or len(names) > MOST_WEIGHTS:
+        raise CallError(
+            f"--g_weight: {f'{twice[0]} stands there twice' if twice else f'at most {MOST_WEIGHTS} weights'}"
+        )
+
+
 def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
     args = parser.parse_args()
     refuse_useless(parser, args, NETWORK_OPTIONS)
+    check_weights(args.g_weight)
     device = processes.start(args.device)
     spec = spec_of(args)
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import sys
 from types import FrameType
-from typing import Any, Iterator
+from typing import Any
 
 
 class Stop:
@@ -14,18 +12,20 @@ class Stop:
 
     The handler only sets that number: more, in the middle of whatever it interrupts, could do harm. The run looks at
     it between steps. Cluster managers announce the end of a job by SIGTERM, some by USR1 or USR2, and may do so several
-    times: the first says why the run ends (SLURM's SIGTERM after a USR1 is still the end of the time). Only a second
-    Ctrl-C, which a person meant, acts at once, as if nobody listened.
+    times: the first says why the run ends (SLURM's SIGTERM after a USR1 is still the end of the time). A terminal that
+    closes sends SIGHUP. Signals that are ignored stay ignored (nohup). Only a second Ctrl-C, which a person meant, acts
+    at once, as if nobody listened.
     """
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
     def __init__(self) -> None:
         self.number = 0
 
     def __enter__(self) -> Stop:
         numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        self.before = {number: signal.signal(number, self.handle) for number in numbers}
+        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self.handle) for number in heard}
         return self
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -36,23 +36,3 @@ class Stop:
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """The signals that would kill this process raise SystemExit(128 + n) in the block, as Ctrl-C raises KeyboardInterrupt:
-    so names that are held are freed, and what is half written is removed. Signals that are ignored stay ignored (nohup).
-    """
-
-    def leave(signal_number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signal_number)
-
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    caught = [which for which in known if signal.getsignal(which) is signal.SIG_DFL]
-    for which in caught:
-        signal.signal(which, leave)
-    try:
-        yield
-    finally:
-        for which in caught:
-            signal.signal(which, signal.SIG_DFL)

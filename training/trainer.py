@@ -20,7 +20,7 @@ import torch
 
 from common.console import CallError, RunError
 from common.files import format_duration
-from common.machine import command_line, keep_large_buffers
+from common.machine import advised, keep_large_buffers
 from datasets.image_set import dequantise
 from ddpm import DDPM
 from networks.dropout import Dropout
@@ -124,7 +124,8 @@ class Trainer:
             except RunError as error:  # in all processes: they compare what can fail
                 self.folder.live("")
                 self.folder.write_log(f"failed: {error}")
-                self.write_report()
+                if not self.folder.gone:
+                    self.write_report()
                 processes.wait()
                 raise
             self.folder.say(f"time: {self.watch}")
@@ -137,14 +138,16 @@ class Trainer:
         resume = "auto" if processes.restarted() else self.settings.resume
         if resume != "no" and path.exists():  # read before anything is written: a refusal leaves no trace
             now = (self.about.arguments, len(self.train_set), arithmetic_of(self.ddpm), self.plan.last_step)
+            names = self.train_set.class_names if self.takes_classes else []
             try:
-                content, changes = checkpoint.load_run(path, *now)
+                content, changes = checkpoint.load_run(path, *now, defaults=self.about.defaults, class_names=names)
             except RunError as error:
                 if resume != "auto":
                     raise
                 changes = [str(error)]
         processes.wait()
-        self.folder = LogFolder(self.log_dir, resume=content is not None and not processes.rank())
+        going_on = content is not None and not processes.rank()
+        self.folder = LogFolder(self.log_dir, resume=going_on, asked=resume != "no")
         if content is not None:
             self.restore(content, path)
         elif resume != "no":
@@ -283,6 +286,7 @@ class Trainer:
 
     def make_pictures(self) -> None:
         """Pictures, loss curve, report and, with the pictures, the model that made them."""
+        self.folder.check()
         self.draw(self)
         self.write_report()
 
@@ -295,7 +299,7 @@ class Trainer:
         if os.environ.get("DDPM_STOPPED") and self.step > self.first_step and not processes.rank():
             Path(os.environ["DDPM_STOPPED"]).write_text(signal.Signals(self.stopped_by).name)  # see cluster/job.sh
         self.folder.say(f"stopped by {signal.Signals(self.stopped_by).name} after step {self.step}; to go on:")
-        self.folder.say(f"  {command_line('--resume')}")
+        self.folder.say(f"  {advised('--resume')}")
         processes.wait()  # else torchrun stops the process that still writes
         sys.exit(128 + self.stopped_by)
 
@@ -305,9 +309,10 @@ class Trainer:
         """Take up the run whose checkpoint `path` holds. RunError if its weights do not fit."""
         checkpoint.load_weights(self.ddpm.nn_model, content["model"], path)
         checkpoint.load_weights(self.averaged.nn_model, content["average"], path)
-        for group in content["optimizer"]["param_groups"]:
-            group.update(self.adam)  # not the file's: the device and the learning rate may be others now
-        self.optimizer.load_state_dict(content["optimizer"])
+        content["optimizer"]["param_groups"] = [
+            {**group, **self.adam} for group in content["optimizer"]["param_groups"] if isinstance(group, dict)
+        ]  # not the file's: the device and the learning rate may be others now
+        checkpoint.load_optimizer(self.optimizer, content["optimizer"], path)
         self.step = self.first_step = self.saved_step = content["step"]
         self.history = content["history"]
         self.meter.load_state_dict(content)
@@ -318,9 +323,10 @@ class Trainer:
             self.diverged(f"weights became infinite or nan by step {self.step}")
         if self.meter.pending:
             self.check_losses()
-        self.saved_step, self.saved_at, self.checkpoint_due = self.step, time.monotonic(), 0
+        self.saved_at, self.checkpoint_due = time.monotonic(), 0
         if processes.rank():
             return
+        self.folder.check()
         content = {
             **self.origin(),
             "train_images": len(self.train_set),
@@ -332,6 +338,7 @@ class Trainer:
             **self.meter.state_dict(),
         }
         checkpoint.save(self.log_dir / "checkpoint.pt", content)
+        self.saved_step = self.step
 
     def save_model(self) -> None:
         """The averaged weights, for sampling; `draw` calls it when the pictures that they make are there."""

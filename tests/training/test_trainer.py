@@ -467,7 +467,7 @@ def test_a_learning_rate_that_diverges_is_named(quick, tmp_path, capsys):
         ("--n_features 12", "n_features must be a multiple of 8"),
         ("--n_classes 11", "n_classes = 11: mnist has no more than 10"),
         ("--n_epochs 0", "--n_epochs: must be at least 1, not 0"),
-        ("--batch_size x", "--batch_size: invalid"),
+        ("--batch_size x", "--batch_size: must be a whole number"),
         ("--l_rate 0", "--l_rate: must be in (0, 1e+30), not 0"),
         ("--g_weight nan", "--g_weight"),
         ("--drop_prob 2", "--drop_prob: must be in [0, 1], not 2"),
