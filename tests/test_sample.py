@@ -396,7 +396,7 @@ def test_other_modes_take_one_model(model, capsys):
         ("--n_samples 251", "--n_samples: at most 2,500 images are drawn at once, not 2,510"),
         ("--inpaint {picture} --n_samples 2501", "at most 2,500 images are drawn at once, not 2,501"),
         ("--npz 9999 --batch_size 2501", "--batch_size: at most 2,500 images are drawn at once, not 2,501"),
-        ("--npz 5e12", "--npz: invalid"),
+        ("--npz 5e12", "--npz: must be a whole number"),
         ("--npz 4 --mix 1+2", "not allowed with"),
         ("--npz 4 --animate", "--animate has no effect on --npz"),
         ("--mix 1+2 --classes 1", "--classes has no effect on --mix"),
