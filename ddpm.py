@@ -11,7 +11,7 @@ identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t -
 from __future__ import annotations
 
 import copy
-from typing import Sequence, cast
+from typing import TYPE_CHECKING, Sequence, cast
 
 import torch
 import torch.nn as nn
@@ -25,6 +25,9 @@ from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
 from diffusion.samplers import SAMPLERS, Sampler
 from networks import layout_on
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RECORD_EVERY, RECORD_LAST = 20, 7  # which intermediate pictures `DDPM.sample` keeps
 
@@ -237,7 +240,7 @@ class DDPM(nn.Module):
         sampler: Sampler | None = None,
         n_steps: int | Sequence[int] | None = None,
         placement: str = "uniform",
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, np.ndarray]:
         """Draw samples ([Ho] Algorithm 2) with guidance weight w = g_weight ([CFG] equation 6, see `Condition`).
 
         Args:
@@ -255,8 +258,8 @@ class DDPM(nn.Module):
         Returns:
             y_0: [N, *size] float32 on the device, N = n_sample * K, class-fastest: sample j of class k stands at
                 k + j * K.
-            y_steps: float32 [S, N, *size] on the CPU: x_t at the S times that `recorded_times()` lists, from pure noise
-                x_T to y_0. S = 0 without `record`.
+            y_steps: numpy float32 [S, N, *size]: x_t at the S times that `recorded_times()` lists, from x_{T-1} to y_0, as
+                the exercise has it. S = 0 without `record`.
 
         Raises ValueError for wrong arguments. A faster copy of the network runs, in eval mode (see
         diffusion/fast_network.py); the network itself, its mode and its weights do not change.
@@ -270,7 +273,8 @@ class DDPM(nn.Module):
         if sampler is not None or n_steps is not None:
             few = self.respaced(self.n_timesteps if n_steps is None else n_steps, sampler, placement)
         times = few.recorded_times() if record else []
-        return few.reverse_process(x, few.n_timesteps, times, c, clip_x0, variance, generator, progress)
+        y_0, y_steps = few.reverse_process(x, few.n_timesteps, times, c, clip_x0, variance, generator, progress)
+        return y_0, y_steps.numpy()
 
     def reverse_process(
         self,
@@ -352,6 +356,6 @@ class DDPM(nn.Module):
         return tuple(size)
 
     def recorded_times(self) -> list[int]:
-        """The t whose x_t `sample` records, falling: T, every 20th, and those that the last 7 steps reach."""
+        """The t whose x_t `sample` records, falling: those that the first step, every 20th and the last 7 steps reach."""
         T = self.n_timesteps
-        return [t for t in range(T, -1, -1) if t == T or t % RECORD_EVERY == 0 or t < RECORD_LAST]
+        return [t - 1 for t in range(T, 0, -1) if t == T or t % RECORD_EVERY == 0 or t <= RECORD_LAST]

@@ -47,11 +47,11 @@ from datasets.image_set import ImageSet, one_hot, to_float
 from diffusion import inpainting
 from evaluation.comparison import Model, check_comparable, comparison_figure
 from evaluation.npz import export
+from figures.grids import plot_gif, plot_grid, plot_groups
 from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint
-from utils import plot_animation, plot_groups, plot_image
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
 COMPLETION = {
@@ -219,9 +219,9 @@ def draw_grid(args: argparse.Namespace, model: Model) -> list[Path]:
                 progress=lambda t: progress.advance(n_images / ddpm.n_timesteps),
             )
         heads = [names[k] for k in classes] or None
-        plot_image(paths[0], y, None, heads, title(args, weight=bool(classes)), n_columns)
+        plot_grid(paths[0], y, None, heads, title(args, weight=bool(classes)), n_columns)
         if args.animate:
-            plot_animation(paths[1], steps, ddpm.recorded_times(), n_columns, heads)
+            plot_gif(paths[1], steps, ddpm.recorded_times(), n_columns, heads)
     return paths
 
 

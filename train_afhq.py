@@ -35,6 +35,8 @@ from datasets import sources
 from datasets.image_set import ImageSet
 from evaluation.record import Record, read_list, reverse_steps
 from evaluation.reference import Reference, draw_samples
+from figures.curves import new_figure, plain_axes, write_figure
+from figures.grids import plot_gif, plot_grid
 from figures.images import process_figures
 from training import checkpoint, processes
 from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
@@ -42,7 +44,6 @@ from training.class_conditional import draw_data
 from training.seeds import order_of_epoch
 from training.settings import Plan
 from training.trainer import Trainer
-from utils import new_figure, plain_axes, plot_animation, plot_image, write_figure
 
 EXPECTED = (
     "The loss falls fast in the first hundreds of steps and then hardly at all, while faces become faces: judge "
@@ -156,10 +157,10 @@ def draw_animal_run(run: Trainer, train_set: ImageSet, n_samples: int, reference
     y_0, y_steps = run.averaged.sample(
         n_samples, classes=None, generator=generator, record=final, progress=run.sampling_progress("samples")
     )
-    plot_image(run.log_dir / f"samples_{tail}.png", y_0, title=f"{run.mark()}, samples")
+    plot_grid(run.log_dir / f"samples_{tail}.png", y_0, title=f"{run.mark()}, samples")
     run.watch.lap("grids")
     if final:
-        plot_animation(
+        plot_gif(
             run.log_dir / f"animation_{tail}.gif",
             y_steps,
             run.averaged.recorded_times(),

@@ -10,10 +10,10 @@ import torch
 from common.console import CallError, Progress
 from datasets.image_set import ImageSet
 from ddpm import DDPM
+from figures.grids import plot_groups
 from figures.images import real_rows
 from training import checkpoint
 from training.losses import validation_loss
-from utils import plot_groups
 
 
 class Model(NamedTuple):

@@ -16,6 +16,7 @@ from datasets import sources
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from evaluation.classifier import classify, file_name, load_or_train, tells_rotations
+from figures.grids import to_unit
 from networks.classifier import Classifier
 from reporting.checks import Check
 from reporting.grids import flat
@@ -23,7 +24,6 @@ from reporting.log_files import grid_name, model_name
 from reporting.reader import MOST_BYTES, printable
 from training.checkpoint import load_model
 from training.seeds import PICTURES, seed_for
-from utils import min_max_scale
 
 # Mean difference in grey levels of 255, median over the images, between a grid and the same drawn again. Measured with
 # log/log_mnist (T = 400): 0.0 on the same kind of chip, 0.3 between bfloat16 and float32, 2.9 for the model of two epochs
@@ -117,7 +117,7 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
         )
     else:
         y, _ = ddpm.sample(settings.n_samples, classes=None, generator=generator, record=False)
-    return (min_max_scale(y).cpu() * 255).round().mean(dim=1).numpy()
+    return (to_unit(y).cpu() * 255).round().mean(dim=1).numpy()
 
 
 # ------------------------------------------------------------------------------------------------ judges

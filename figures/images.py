@@ -13,8 +13,9 @@ from datasets.image_set import ImageSet, to_float
 from ddpm import DDPM
 from diffusion.inpainting import mask_named
 from diffusion.noise import SharedNoise
+from figures.curves import new_figure, plain_axes, write_figure
+from figures.grids import plot_gif, plot_grid, plot_groups
 from reporting.log_files import FEW, MOST_COLUMNS, animation_name, grid_name
-from utils import new_figure, plain_axes, plot_animation, plot_groups, plot_image, write_figure
 
 Report = Optional[Callable[[int], None]]  # called with t after each reverse step
 
@@ -40,7 +41,7 @@ def same_noise(
     mixture: str = "vector",
     record: bool = False,
     progress: Report = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, np.ndarray]:
     """Samples in groups of n, drawn in one batch: image i of every group has the same noise, at the start and in all steps.
 
     Groups so differ by their conditions alone, and each is what DDPM.sample draws with a generator of this seed.
@@ -62,19 +63,19 @@ def sample_weights(
     seed: int,
     record: bool = False,
     progress: Report = None,
-) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
+) -> dict[float, tuple[torch.Tensor, np.ndarray]]:
     """n_samples of each of these classes for every guidance weight, all weights from the same noise and in one batch.
 
     classes: indices below n_classes, or class or context vectors, float [K, n_classes].
     Returns for each weight what DDPM.sample does, on the CPU: images, float32 [N, C, H, W], class-fastest, and the steps
-    to them, float32 [S, N, C, H, W], S = 0 without `record`.
+    to them, numpy float32 [S, N, C, H, W], S = 0 without `record`.
     """
     n = n_samples * len(classes)
     vectors = classes if isinstance(classes, torch.Tensor) else torch.eye(n_classes)[list(classes)]
     c = vectors.repeat(n_samples * len(g_weights), 1)
     weight_of_each = [w for w in g_weights for _ in range(n)]
     y, steps = same_noise(ddpm, c, n, seed, weight_of_each, record=record, progress=progress)
-    return dict(zip(g_weights, zip(y.split(n), steps.split(n, dim=1))))
+    return dict(zip(g_weights, zip(y.split(n), np.split(steps, len(g_weights), axis=1))))
 
 
 def draw_grids(
@@ -86,16 +87,16 @@ def draw_grids(
     """
     for w, y in samples.items():
         unit, number = mark.split()
-        plot_image(log_dir / grid_name(unit, int(number), w), y, real, names, f"{mark}, guidance weight {w:g}")
+        plot_grid(log_dir / grid_name(unit, int(number), w), y, real, names, f"{mark}, guidance weight {w:g}")
 
 
 def draw_animations(
-    log_dir: Path, steps: Mapping[float, torch.Tensor], times: Sequence[int], names: Sequence[str], mark: str
+    log_dir: Path, steps: Mapping[float, np.ndarray], times: Sequence[int], names: Sequence[str], mark: str
 ) -> None:
     """A GIF of the steps to the samples for each guidance weight {w: [S, N, C, H, W]}, at the S times. Else: `draw_grids`."""
     for w, frames in steps.items():
         unit, number = mark.split()
-        plot_animation(log_dir / animation_name(unit, int(number), w), frames, times, len(names), names)
+        plot_gif(log_dir / animation_name(unit, int(number), w), frames, times, len(names), names)
 
 
 # ------------------------------------------------------------------------------------------------ completions, mixtures

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from datasets.points import Chequerboard, TwoGaussians
 from ddpm import DDPM
+from figures.curves import new_figure, write_figure
 from figures.images import Report, both_processes
-from utils import new_figure, write_figure
 
 Distribution = Union[TwoGaussians, Chequerboard]
 

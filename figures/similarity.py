@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from datasets.context import ContextSet
-from utils import min_max_scale, new_figure, write_figure
+from figures.curves import new_figure, write_figure
+from figures.grids import to_unit
 
 
 def similarity_figure(path: Path, images: ContextSet, vectors: torch.Tensor, texts: Sequence[str]) -> None:
@@ -21,7 +22,7 @@ def similarity_figure(path: Path, images: ContextSet, vectors: torch.Tensor, tex
     index = images.nearest(vectors, 1)
     context = F.normalize(images.context.cpu()[index.cpu()].float())  # [K, D]
     cosines = (F.normalize(vectors.cpu().float()) @ context.T).numpy()  # [K texts, K pictures]
-    pixels = np.asarray(min_max_scale(images.batch(index)[0].cpu().numpy())).transpose(0, 2, 3, 1)
+    pixels = np.asarray(to_unit(images.batch(index)[0].cpu().numpy())).transpose(0, 2, 3, 1)
     n = len(texts)
     side, left, top = 0.85, 0.12 * max(map(len, texts)) + 0.4, 1.35  # inches
     width, height = left + n * side + 1.2, top + n * side + 0.5

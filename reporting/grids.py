@@ -1,6 +1,6 @@
 """Do the pictures of a log folder show what they should? Grids and animations are cut into their images again.
 
-Each file says where its images stand: utils.py writes this into its metadata (`utils.Layout.geometry`).
+Each file says where its images stand: figures/grids.py writes this into its metadata (`Layout.geometry`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Where a picture shows its images. See `utils.Layout`."""
+    """Where a picture shows its images. See `reporting.layout.Layout`."""
 
     size: tuple[int, int]
     columns: int
@@ -101,7 +101,7 @@ def _parse(text: str) -> Geometry:
 
 def _older_geometries(page: np.ndarray, grid: Grid, animated: bool) -> Iterator[Geometry]:
     """Where a file without metadata must have its images. Other fonts may have moved them by a few pixels."""
-    from utils import animation_layout, groups_layout  # only for older files: matplotlib takes long to load
+    from reporting.layout import animation_layout, groups_layout  # only for older files: matplotlib takes long to load
 
     if animated:
         layout = animation_layout(grid.size, grid.columns, grid.rows[0], 1000, grid.names)

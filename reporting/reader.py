@@ -26,7 +26,7 @@ MOST_BYTES = {".json": 16 * 2**20, ".csv": 16 * 2**20, ".png": 64 * 2**20, ".gif
 MOST_PIXELS = 16_000_000  # of a picture, or of one frame of an animation
 MOST_FRAMES, MOST_PIXELS_OF_FRAMES = 1000, 400_000_000
 HEADER = 24  # bytes of a PNG or GIF that tell its size
-GEOMETRY = "image grid"  # utils.GEOMETRY (importing utils loads matplotlib, which takes longer than most checks)
+GEOMETRY = "image grid"  # name of a PNG's text chunk, and first words of a GIF's comment: see `Layout.geometry`
 
 
 class Unreadable(ValueError):
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
     """A decoded PNG."""
 
     pixels: np.ndarray  # uint8 [H, W, 3]
-    geometry: str | None  # where its images stand, as utils.py wrote it
+    geometry: str | None  # where its images stand, as figures/grids.py wrote it
 
 
 class Animation(NamedTuple):

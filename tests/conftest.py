@@ -64,7 +64,7 @@ def quick(train):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(class_conditional, "draw_class_run", lambda run, **_: run.save_model())
         patch.setattr(class_conditional, "draw_data", lambda run, **_: None)
-        patch.setattr(log_folder, "plot_loss", lambda *_: None)
+        patch.setattr(log_folder, "plot_curves", lambda *_: None)
         yield train
 
 

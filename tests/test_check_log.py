@@ -28,9 +28,9 @@ from common.console import run_script
 from common.files import write_json
 from datasets import sources
 from evaluation import model_checks
+from figures.grids import plot_gif, plot_grid
 from reporting import grids, reader
 from training import checkpoint
-from utils import plot_animation, plot_image
 
 REPOSITORY = Path(check_log.__file__).parent
 GRID = "generated_images_epoch3_guidance_weight1.png"
@@ -160,7 +160,7 @@ def cut_wires(folder: Path) -> None:
 
 def real_as_generated(folder: Path) -> None:
     real = images(seed=1)
-    plot_image(folder / GRID, real, real, NAMES, TITLE)
+    plot_grid(folder / GRID, real, real, NAMES, TITLE)
 
 
 def frozen(folder: Path) -> None:
@@ -175,7 +175,7 @@ def frozen(folder: Path) -> None:
 
 def ends_elsewhere(folder: Path) -> None:
     frames = torch.stack([noise(seed=k) for k in range(9)])
-    plot_animation(folder / GIF, frames, list(range(8, -1, -1)), 10, NAMES)
+    plot_gif(folder / GIF, frames, list(range(8, -1, -1)), 10, NAMES)
 
 
 SPOILT = {
@@ -216,32 +216,32 @@ SPOILT = {
         "loss.png: is blank: it shows nothing",
     ),
     "noise among real images": (
-        lambda f: plot_image(f / GRID, noise(), images(), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, noise(), images(), NAMES, TITLE),
         f"{GRID}: its generated images are noise",
     ),
     "a row too many": (
-        lambda f: plot_image(f / GRID, noise(20), noise(seed=1), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, noise(20), noise(seed=1), NAMES, TITLE),
         f"{GRID}: is another grid than the run asked for: rows (2, 1) instead of (1, 1)",
     ),
     "no real row": (
-        lambda f: plot_image(f / GRID, noise(), noise(20), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, noise(), noise(20), NAMES, TITLE),
         f"{GRID}: is another grid than the run asked for: rows (1, 2) instead of (1, 1)",
     ),
     "too few classes": (
-        lambda f: plot_image(f / GRID, noise(7), noise(7), NAMES[:7], TITLE),
+        lambda f: plot_grid(f / GRID, noise(7), noise(7), NAMES[:7], TITLE),
         f"{GRID}: is another grid than the run asked for: columns 7 instead of 10",
     ),
     "some images blank": (
-        lambda f: plot_image(f / GRID, torch.cat([images(8), -torch.ones(2, 1, 28, 28)]), images(seed=1), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, torch.cat([images(8), -torch.ones(2, 1, 28, 28)]), images(seed=1), NAMES, TITLE),
         f"{GRID}: 2 of its 10 generated images are blank",
     ),
     "one image ten times": (
-        lambda f: plot_image(f / GRID, images(1).repeat(10, 1, 1, 1), images(seed=1), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, images(1).repeat(10, 1, 1, 1), images(seed=1), NAMES, TITLE),
         f"{GRID}: 9 of its 10 generated images are copies of others among them",
     ),
     "real images as generated": (real_as_generated, f"{GRID}: 10 of its 10 generated images are copies of the real"),
     "a grid of another weight": (
-        lambda f: plot_image(f / GRID, *read(f, GRID.replace("weight1", "weight0")), NAMES, TITLE),
+        lambda f: plot_grid(f / GRID, *read(f, GRID.replace("weight1", "weight0")), NAMES, TITLE),
         f"{GRID}: shows the same generated images as {GRID.replace('weight1', 'weight0')}",
     ),
     "gif of one frame": (
@@ -341,7 +341,7 @@ def test_a_grid_is_cut_into_the_images_it_was_drawn_from(tmp_path, channels, n_c
     rng = np.random.default_rng(0)
     generated, real = (rng.integers(0, 256, (n * n_columns, channels, size, size)) for n in (n_rows, n_real))
     names = [f"class {k}" for k in range(n_columns)]
-    plot_image(tmp_path / "a.png", generated / 127.5 - 1, real / 127.5 - 1, names, "title")
+    plot_grid(tmp_path / "a.png", generated / 127.5 - 1, real / 127.5 - 1, names, "title")
     picture = reader.Folder(tmp_path).picture("a.png")
     grid = grids.Grid((size, size), tuple(names), n_columns, (n_rows, n_real))
     older = (picture.pixels, None), (picture.pixels[3:, 5:], None)  # without metadata, and as other fonts would have it
@@ -372,7 +372,7 @@ def test_metadata_that_lie_are_refused(change):
 
 def test_a_colour_animation_ends_in_its_grid(tmp_path):
     frames = torch.stack([torch.rand(10, 3, 32, 32) * 2 - 1, images(30, 32).reshape(10, 3, 32, 32)])
-    plot_animation(tmp_path / "a.gif", frames, [400, 0], 10, NAMES)
+    plot_gif(tmp_path / "a.gif", frames, [400, 0], 10, NAMES)
     animation = reader.Folder(tmp_path).animation("a.gif")
     grid = grids.Grid((32, 32), tuple(NAMES), 10, (1,))
     exact = ((frames[1] + 1) * 127.5).round().byte().permute(0, 2, 3, 1)[None].numpy()
@@ -427,9 +427,9 @@ def test_a_run_counted_in_steps(animals, tmp_path, capsys):
     assert [line for line in problems if "metrics.csv" not in line] == noises
     edit_metrics(folder / "metrics.csv", lambda rows: rows[0].update(train_loss="1.5"))
     frames = torch.cat([torch.rand(1, 5, 3, 16, 16) * 2 - 1, images(15, 16).reshape(1, 5, 3, 16, 16)])
-    plot_image(folder / "samples_step2.png", images(15, 16, 1).reshape(5, 3, 16, 16), title="step 2, samples")
-    plot_image(folder / "samples_step4.png", frames[1], title="step 4, samples")
-    plot_animation(folder / "animation_step4.gif", frames, [10, 0], 3)
+    plot_grid(folder / "samples_step2.png", images(15, 16, 1).reshape(5, 3, 16, 16), title="step 2, samples")
+    plot_grid(folder / "samples_step4.png", frames[1], title="step 4, samples")
+    plot_gif(folder / "animation_step4.gif", frames, [10, 0], 3)
     assert run_check(folder) == 0
     out = capsys.readouterr().out
     assert "samples_step4.png: 2 rows of generated" in out and "finished 4 of 4 steps" in out
@@ -451,7 +451,7 @@ def test_a_run_on_points(tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "model_step20.pt", {"format": 1})
     for name in ("samples", "forward_process", "backward_process", "vector_field", "loss"):
-        plot_image(tmp_path / f"{name}.png", images())
+        plot_grid(tmp_path / f"{name}.png", images())
     assert run_check(tmp_path) == 1  # only by its model, which is none
     out = capsys.readouterr().out
     assert out.count("  problem") == 1 and "model_step20.pt: was refused" in out and "finished 20 of 20 steps" in out

@@ -384,12 +384,13 @@ def test_order_of_samples_and_recorded_pictures():
     means = y.view(5, 3, -1).mean(dim=(0, 2))
     assert means.argsort().tolist() == [0, 1, 2] and y.shape == (15, 1, 4, 4)
     times = ddpm.recorded_times()
-    assert times == [50, 40, 20, 6, 5, 4, 3, 2, 1, 0]
-    assert steps.shape == (len(times), 15, 1, 4, 4) and steps.device.type == "cpu"
-    torch.testing.assert_close(steps[-1], y, rtol=0, atol=0)
-    torch.testing.assert_close(steps[0], torch.randn(15, 1, 4, 4, generator=seeded()), rtol=0, atol=0)
+    assert times == [49, 39, 19, 6, 5, 4, 3, 2, 1, 0]  # what the steps from t = 50, 40, 20, 7 .. 1 reach
+    assert steps.shape == (len(times), 15, 1, 4, 4) and steps.dtype == np.float32
+    assert (steps[-1] == y.numpy()).all()
+    noise, c = torch.randn(15, 1, 4, 4, generator=(generator := seeded())), torch.eye(3).repeat(5, 1)
+    torch.testing.assert_close(torch.tensor(steps[0]), ddpm.p_sample(noise, 50, c, generator=generator))
     assert len(DDPM(ZeroNoise(), device="cpu").recorded_times()) == 27  # T = 400
-    assert DDPM(ZeroNoise(), n_timesteps=1, device="cpu").sample(1, (2,), None)[1].shape == (2, 1, 2)
+    assert DDPM(ZeroNoise(), n_timesteps=1, device="cpu").sample(1, (2,), None)[1].shape == (1, 1, 2)
 
 
 def test_every_timestep_is_visited_once():
@@ -437,16 +438,16 @@ def test_sample_leaves_model_mode_and_weights_as_found(training):
 def test_sampling_uses_eval_mode():
     """A sample must not depend on what else is in the batch, as BatchNorm in training mode would make it."""
     ddpm = DDPM(trained_unet(), n_timesteps=1, device="cpu").train()
-    y, steps = ddpm.sample(2, n_classes=10, generator=seeded())
-    x, c = steps[0], torch.eye(10)
+    y, _ = ddpm.sample(2, n_classes=10, generator=seeded())
+    x, c = torch.randn(20, 1, 8, 8, generator=seeded()), torch.eye(10)
     alone = ddpm.eval().p_sample(x[:1], 1, c[:1])
     torch.testing.assert_close(alone, y[:1], rtol=1e-3, atol=1e-4)
 
 
 def test_samples_are_ordinary_tensors_for_training():
-    """Tensors made in inference mode cannot be used with autograd; what `sample` returns can."""
+    """Tensors made in inference mode cannot be used with autograd; what sampling returns can."""
     layer = nn.Linear(2, 1)
-    y, steps = gaussian_ddpm().sample(2, (2,), 3)
+    y, steps = gaussian_ddpm().reverse_process(torch.randn(6, 2), 50, [49, 0])
     (layer(y).sum() + layer(steps).sum()).backward()
     assert layer.weight.grad is not None
 

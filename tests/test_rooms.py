@@ -17,12 +17,12 @@ RULE = {
     "common": set(),
     "ddpm": {"diffusion", "networks"},
     "datasets": {"common"},
-    "utils": {"common"},
     "sheets": {"ddpm", "datasets"},
-    "reporting": {"common", "utils"},
+    "reporting": {"common"},
 }
-RULE["figures"] = {"ddpm", "datasets", "utils", "networks", "diffusion", "common", "reporting"}
+RULE["figures"] = {"ddpm", "datasets", "networks", "diffusion", "common", "reporting"}
 RULE["training"] = RULE["figures"] | {"figures"}
+RULE["utils"] = {"figures"}
 RULE["evaluation"] = RULE["training"] | {"training"}
 FILES = [
     *(file for room in RULE for file in (ROOT / room).rglob("*.py")),

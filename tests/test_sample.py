@@ -25,10 +25,10 @@ from datasets.image_files import read_images
 from datasets.image_set import to_float, to_uint8
 from datasets.sources import load
 from diffusion.inpainting import mask_named
+from figures.grids import plot_groups
 from figures.images import mixture_name, real_rows
 from training import checkpoint
 from training.losses import validation_loss
-from utils import plot_groups
 
 NAMES = [str(k) for k in range(10)]
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +99,7 @@ def test_nothing_is_overwritten_and_everything_is_logged(run, tmp_path, monkeypa
 
 
 def test_a_run_that_fails_frees_its_name(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sample, "plot_image", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(sample, "plot_grid", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert run("--classes 1 --n_samples 1") == 1
     assert "No space left" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
 
@@ -108,7 +108,7 @@ def test_a_run_that_is_told_to_end_frees_its_name(model, tmp_path):
     """In a process of its own, as the signal would otherwise end the tests."""
     code = (
         "import os, signal, sample\n"
-        "sample.plot_image = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sample.plot_grid = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sample.run_script(sample.main)\n"
     )
     words = [str(model), "--classes", "1", "--n_samples", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
@@ -119,7 +119,7 @@ def test_a_run_that_is_told_to_end_frees_its_name(model, tmp_path):
 def test_handlers_of_signals_are_put_back_and_ignored_ones_stay(run, monkeypatch):
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     during = []
-    monkeypatch.setattr(sample, "plot_image", lambda *_: during.append(list(map(signal.getsignal, WATCHED))))
+    monkeypatch.setattr(sample, "plot_grid", lambda *_: during.append(list(map(signal.getsignal, WATCHED))))
     try:
         run("--classes 1 --n_samples 1")
         after = list(map(signal.getsignal, WATCHED))

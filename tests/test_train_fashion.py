@@ -100,9 +100,9 @@ def test_pictures_do_not_shift_training(train, tmp_path, monkeypatch):
 def test_a_picture_shows_as_many_classes_as_were_asked_for(train, tmp_path, monkeypatch):
     """Of the samples and of the processes; the data sheet shows all. The option may change when a run goes on."""
     heads = {}
-    for name in ("plot_groups", "plot_image"):
+    for name in ("plot_groups", "plot_grid"):
         monkeypatch.setattr(image_figures, name, lambda path, *more: heads.update({path.name: more}))
-    monkeypatch.setattr(image_figures, "plot_animation", lambda *_: None)
+    monkeypatch.setattr(image_figures, "plot_gif", lambda *_: None)
     assert train(tmp_path / "log", "--show_classes 4 --n_epochs 1") == 0
     shown = ["T-shirt/top", "Pullover", "Sandal", "Sneaker"]  # 0, 2, 5 and 7 of 10
     assert heads["generated_images_epoch1_guidance_weight1.png"][2] == shown

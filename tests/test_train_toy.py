@@ -35,7 +35,7 @@ def few_points(monkeypatch):
 @pytest.fixture
 def no_figures(monkeypatch):
     """For tests of the training: drawing takes most of the time."""
-    for module, name in ((train_toy, "plot_processes"), (train_toy, "plot_field"), (log_folder, "plot_loss")):
+    for module, name in ((train_toy, "plot_processes"), (train_toy, "plot_field"), (log_folder, "plot_curves")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
 
 

@@ -1,420 +1,71 @@
-"""Pictures are read back from disk, and looked at pixel by pixel."""
+"""Code written against the exercise's own utils.py: its calls, with its arguments, in its ranges."""
 
 from __future__ import annotations
-
-import csv
-import json
-import math
-import os
-import stat
-import sys
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from read_pictures import cell_at, read_rgb
 
-import utils
-from common.files import atomic_write, format_duration, write_csv, write_json
-from utils import min_max_scale, plot_animation, plot_groups, plot_image, plot_loss
-
-
-def read_rgb(path) -> np.ndarray:
-    """uint8 [H, W, 3]"""
-    page = imageio.imread(path)
-    return np.stack([page] * 3, -1) if page.ndim == 2 else page[..., :3]
-
-
-def read_gif(path) -> tuple[np.ndarray, list[float], int]:
-    """Frames uint8 [S, H, W, 3], durations in seconds, and the loop counter (0 is forever)."""
-    image_module = pytest.importorskip("PIL.Image")
-    frames, durations = [], []
-    with image_module.open(path) as image:
-        for k in range(image.n_frames):
-            image.seek(k)
-            frames.append(np.asarray(image.convert("RGB")))
-            durations.append(image.info["duration"] / 1000)
-        return np.stack(frames), durations, image.info.get("loop")
-
-
-def flat_images(n: int, channels: int = 1, size: int = 8, low: int = 20) -> np.ndarray:
-    """n images, each of one grey or colour that no other one has: float [n, C, size, size] in [-1, 1]."""
-    values = low + 3 * np.arange(n * channels).reshape(n, channels, 1, 1)
-    assert values.max() < 250
-    return (np.broadcast_to(values, (n, channels, size, size)) / 127.5 - 1).astype(np.float32)
-
-
-def cell_at(page: np.ndarray, image: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, height, width of the area that has exactly the colour of a flat image; it must be a full rectangle."""
-    colour = np.round((image[:, 0, 0] + 1) * 127.5).astype(np.uint8)
-    hits = (page == colour).all(-1)
-    # Antialiased letters may have a pixel of the same grey: only rows and columns with many hits belong to the cell.
-    (rows,), (columns,) = np.nonzero(hits.sum(1) >= 16), np.nonzero(hits.sum(0) >= 16)
-    top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
-    assert (page[top:bottom, left:right] == colour).all()
-    return top, left, bottom - top, right - left
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
-def test_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "new" / "folders" / "a.txt"
-    for text in ("first", "second"):
-        with atomic_write(path) as temporary:
-            assert temporary.parent == path.parent
-            assert temporary.suffix == ".txt"
-            assert temporary.name.startswith(".")
-            temporary.write_text(text)
-        assert path.read_text() == text
-    assert os.listdir(path.parent) == ["a.txt"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_atomic_write_keeps_the_old_file_on_error(tmp_path, error):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise error
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_atomic_write_complains_when_nothing_was_written(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
-        pass
-    assert (tmp_path / "a.txt").read_text() == "old"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions on Windows")
-def test_files_can_be_read_by_those_who_could_read_any_new_file(tmp_path):
-    (tmp_path / "plain").write_text("")
-    write_json(tmp_path / "a.json", {})
-    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-
-
-def test_a_failing_picture_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "grid.png"
-    plot_image(path, flat_images(4))
-    before = path.read_bytes()
-
-    def broken(temporary, page, **_):
-        temporary.write_bytes(b"half a picture")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(utils.imageio, "imwrite", broken)
-    with pytest.raises(OSError, match="disk full"):
-        plot_image(path, flat_images(4, low=100))
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["grid.png"]
-
-
-def test_json_round_trip(tmp_path):
-    obj = {"a": [1, 2.5, None, True], "name": "Zürich", "path": tmp_path, "n": torch.tensor(3), "f": np.float32(0.5)}
-    write_json(tmp_path / "a.json", obj)
-    text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert json.loads(text) == {**obj, "path": str(tmp_path), "n": 3, "f": 0.5}
-    assert "Zürich" in text
-    with pytest.raises(TypeError, match="object"):
-        write_json(tmp_path / "a.json", {"a": object()})
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == text
-
-
-def test_csv_round_trip(tmp_path):
-    rows = [
-        {"step": 1234567, "loss": 0.123456789, "val": None, "rate": 1e-7, "name": 'a,"b"'},
-        {"loss": torch.tensor(2.0), "step": 2, "val": float("nan"), "rate": np.float64(3)},
-    ]
-    write_csv(tmp_path / "a.csv", rows)
-    with open(tmp_path / "a.csv", newline="") as file:
-        header, *lines = csv.reader(file)
-    assert header == ["step", "loss", "val", "rate", "name"]
-    assert lines == [["1234567", "0.123457", "", "1e-07", 'a,"b"'], ["2", "2", "nan", "3", ""]]
-    with pytest.raises(ValueError):
-        write_csv(tmp_path / "a.csv", [{"a": 1}, {"b": 1}])
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0.2, "0 s"),
-        (12, "12 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (3720, "1 h 02 min"),
-        (7199, "2 h 00 min"),
-        (100 * 3600, "100 h 00 min"),
-        (math.nan, "unknown"),
-        (math.inf, "unknown"),
-    ],
-)
-def test_format_duration(seconds, text):
-    assert format_duration(seconds) == text
-
-
-# --------------------------------------------------------------------------------------------------------------- images
+from ddpm import DDPM
+from networks.Conditional_UNet import UNet
+from utils import min_max_scale, norm_all, plot_animation, plot_image, plot_loss
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])
-def test_min_max_scale(kind):
-    x = kind([-3.0, -1.0, 0.0, 0.5, 1.0, 9.0])
-    y = min_max_scale(x)
-    assert type(y) is type(x)
-    assert y.tolist() == [0, 0, 0.5, 0.75, 1, 1]
-    assert min_max_scale(kind([0.0, 5.0, 10.0]), 0, 10).tolist() == [0, 0.5, 1]
-    assert x.tolist() == [-3, -1, 0, 0.5, 1, 9]
-    with pytest.raises(ValueError, match="smaller"):
-        min_max_scale(x, 1, 1)
+def test_min_max_scale_is_the_exercises(kind):
+    y = kind([0.0, 0.25, 1.0, 2.0])
+    assert min_max_scale(y, 0, 1, -1, 1).tolist() == [-1, -0.5, 1, 3]  # as the training loop calls it
+    assert min_max_scale(y, 0, 1).tolist() == [-1, -0.5, 1, 3]  # to [-1, 1] by default
+    assert min_max_scale(kind([-1.0, 1.0]), -1, 1, 0, 1).tolist() == [0, 1]  # as its sampling does
+    assert type(min_max_scale(y, 0, 1)) is type(y)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("names", [["0", "1", "2"], ["a very long name", "b", "$c_"], None])
-def test_grid_has_sample_j_of_class_k_in_row_j_and_column_k(tmp_path, channels, names):
-    generated = flat_images(6, channels)
-    real = flat_images(6, channels, low=150)
-    plot_image(tmp_path / "a.png", torch.tensor(generated), torch.tensor(real), names, "title", n_columns=3)
+def test_plot_image_takes_0_to_1_and_draws_black_on_white(tmp_path, capsys):
+    grey = (torch.arange(6) * 30 + 20) / 255
+    y_all = grey.view(6, 1, 1, 1).expand(6, 1, 8, 8)
+    plot_image(y_all, 3, tmp_path / "a.png")
+    assert "saved image to" in capsys.readouterr().out
     page = read_rgb(tmp_path / "a.png")
-    boxes = np.array([[cell_at(page, images[i]) for i in range(6)] for images in (generated, real)])
-    assert len(np.unique(boxes[..., 2:])) == 1  # square cells, all of one size
-    assert boxes[0, 0, 2] % 8 == 0  # and a whole number of pixels to an image pixel
-    boxes = boxes.reshape(2, 2, 3, 4)  # group, row j, column k, box
-    lefts, tops = boxes[..., 1], boxes[..., 0]
-    assert (lefts == lefts[0, 0]).all() and (np.diff(lefts[0, 0]) > 0).all()
-    assert (tops == tops[..., :1]).all() and (np.diff(tops[..., 0].ravel()) > 0).all()
-    row_step = tops[0, 1, 0] - tops[0, 0, 0]
-    assert tops[1, 0, 0] - tops[0, 1, 0] > row_step  # the groups stand further apart than the rows
+    boxes = [cell_at(page, (1 - 2 * image).numpy()) for image in y_all]
+    assert boxes[0][0] == boxes[2][0] < boxes[3][0] and boxes[0][1] == boxes[3][1] < boxes[1][1]  # 3 columns
+    plot_image(y_all, 3, tmp_path / "a.png", inverse=False)
+    cell_at(read_rgb(tmp_path / "a.png"), (2 * y_all[0] - 1).numpy())
+    with pytest.warns(UserWarning, match="takes images in .0, 1"):
+        plot_image(2 * y_all - 1, 3, tmp_path / "a.png")
 
 
-def test_pixels_are_exact_and_not_blurred(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
-    plot_image(tmp_path / "a.png", image / 127.5 - 1)
-    page = read_rgb(tmp_path / "a.png")
-    rows, columns = np.nonzero((page != 255).any(-1))
-    page = page[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    scale = len(page) // 8
-    expected = image[0].transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
-    np.testing.assert_array_equal(page, expected)
+def norm_by_hand(steps):
+    low, high = (f(steps, axis=(3, 4), keepdims=True) for f in (np.min, np.max))
+    return (steps - low) / (high - low)
 
 
-def test_values_outside_are_clamped(tmp_path):
-    for name, factor in (("a.png", 1), ("b.png", 7)):
-        plot_image(tmp_path / name, factor * torch.tensor([-1.0, 1.0]).repeat(32).reshape(1, 1, 8, 8))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+def test_the_exercises_way_from_a_model_to_a_gif(tmp_path):
+    """Its sampling and its animation, line by line; then its helper on the same steps."""
+    torch.manual_seed(0)
+    ddpm = DDPM(nn_model=UNet(in_channels=1, n_features=8, n_classes=3, height=8), n_timesteps=5, device="cpu")
+    y_sampled, y_sampled_steps = ddpm.sample(2, (1, 8, 8), 3, g_weight=1.0)
+    assert isinstance(y_sampled_steps, np.ndarray) and y_sampled_steps.shape == (5, 6, 1, 8, 8)
+    np.testing.assert_array_equal(y_sampled_steps[-1], y_sampled.numpy())
+    np.testing.assert_allclose(norm_all(y_sampled_steps, 5, 6), norm_by_hand(y_sampled_steps), atol=1e-6)
+    assert y_sampled_steps[0, (1 * 3) + 2, 0].shape == (8, 8)  # as its imshow takes them
+    plot_animation(y_sampled_steps, 2, 3, tmp_path, 5, 1.0)
+    pages = imageio.mimread(tmp_path / "generated_gif_epoch6_guidance_weight1.0.gif")
+    assert len(pages) == 5
 
 
-def test_missing_images_are_blank(tmp_path):
-    generated, real = flat_images(6), flat_images(6, low=150)
-    real[4] = np.nan
-    plot_image(tmp_path / "a.png", generated, real, ["a", "b", "c"])
-    page = read_rgb(tmp_path / "a.png")
-    (top, _, height, width), (_, left, _, _) = cell_at(page, real[3]), cell_at(page, real[1])
-    assert (page[top : top + height, left : left + width] == 255).all()
-    plot_image(tmp_path / "b.png", flat_images(5), n_columns=3)  # a last row that is not full
-    page = read_rgb(tmp_path / "b.png")
-    (top, _, height, width), (_, left, _, _) = cell_at(page, flat_images(5)[4]), cell_at(page, flat_images(5)[2])
-    assert (page[top : top + height, left : left + width] == 255).all()
+def test_plot_loss(tmp_path):
+    plot_loss([0.5, 0.3, torch.tensor(0.2)], tmp_path / "loss.png")
+    assert imageio.imread(tmp_path / "loss.png").std() > 10
 
 
-def test_texts_are_drawn(tmp_path):
-    """Class names, title and group labels each put ink on the page, outside the cells, and fit on it."""
-    images = flat_images(4, low=0)
-    pages = {}
-    for key, settings in {
-        "bare": {},
-        "names": {"class_names": ["aa", "bb"]},
-        "title": {"title": "a title that is much wider than two small columns of pictures are, so the page grows"},
-        "real": {"real": flat_images(4, low=150)},
-    }.items():
-        plot_image(tmp_path / "a.png", images, n_columns=2, **settings)
-        pages[key] = read_rgb(tmp_path / "a.png")
-        assert (pages[key][[0, -1]] == 255).all() and (pages[key][:, [0, -1]] == 255).all()  # nothing is cut off
-    top, _, _, _ = cell_at(pages["bare"], images[1])
-    assert (pages["bare"][:top] == 255).all()
-    for key in ("names", "title"):
-        top, _, _, _ = cell_at(pages[key], images[1])
-        assert (pages[key][:top] < 128).any()
-    _, left, _, _ = cell_at(pages["bare"], images[0])
-    assert (pages["bare"][:, :left] == 255).all()
-    _, left, _, _ = cell_at(pages["real"], images[0])
-    assert (pages["real"][:, :left] < 128).any()
-
-
-@pytest.mark.parametrize(
-    "n_columns, n, size", [(1, 1, 28), (1, 4, 28), (50, 500, 28), (3, 6, 64), (2, 2, 256), (5, 5, 2)]
-)
-def test_any_shape_of_grid(tmp_path, n_columns, n, size):
-    plot_image(tmp_path / "a.png", torch.zeros(n, 1, size, size), torch.zeros(n, 1, size, size), n_columns=n_columns)
-    height, width = read_rgb(tmp_path / "a.png").shape[:2]
-    assert width >= n_columns * size and height >= 2 * math.ceil(n / n_columns) * size
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"generated": np.zeros((4, 8, 8))}, "N, C, H, W"),
-        ({"generated": np.zeros((4, 2, 8, 8))}, "1 or 3 channels"),
-        ({"generated": np.zeros((0, 1, 8, 8))}, "empty"),
-        ({"real": np.zeros((4, 1, 9, 9))}, "differ in size"),
-        ({"class_names": ["a", "b"], "n_columns": 3}, "columns"),
-        ({"n_columns": 0}, "n_columns"),
-    ],
-)
-def test_wrong_calls_are_named(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        plot_image(tmp_path / "a.png", **{"generated": np.zeros((4, 1, 8, 8)), **settings})
-    assert os.listdir(tmp_path) == []
-
-
-def test_groups_stand_one_above_the_other_each_with_its_label_and_heads(tmp_path):
-    groups = [("first", flat_images(4, low=0)), ("", flat_images(2, low=100)), ("third $x$", flat_images(3, low=150))]
-    boxes = {}
-    for key, heads in (("one", ["a", "b"]), ("each", [["a", "b"], [], ["c", ""]]), ("none", None)):
-        plot_groups(tmp_path / "a.png", groups, heads, "title", n_columns=2)
-        page = read_rgb(tmp_path / "a.png")
-        assert (page[[0, -1]] == 255).all() and (page[:, [0, -1]] == 255).all()  # nothing is cut off
-        boxes[key] = [[cell_at(page, image) for image in images] for _, images in groups]
-        for rows in boxes[key]:
-            assert [box[1] for box in rows] == ([rows[0][1], rows[1][1]] * 2)[: len(rows)]  # row by row, 2 columns
-            top, left, height, _ = rows[0]
-            labelled = (page[top : top + height, :left] < 128).any() or (
-                page[top + height :, :left][:height] < 128
-            ).any()
-            assert labelled == (rows is not boxes[key][1])
-        tops, bottoms = [rows[0][0] for rows in boxes[key]], [rows[-1][0] + rows[-1][2] for rows in boxes[key]]
-        assert tops[0] < bottoms[0] < tops[1] < bottoms[1] < tops[2]
-        between = [(page[bottom:top, boxes[key][0][0][1] :] < 128).any() for bottom, top in zip(bottoms, tops[1:])]
-        assert between == ([False, True] if key == "each" else [False, False])  # ink only where there are heads
-
-
-def test_an_image_grid_is_one_or_two_groups(tmp_path):
-    a, b = flat_images(4, low=0), flat_images(2, low=100)
-    for name, draw in (
-        ("one.png", lambda path: plot_image(path, a, None, ["x", "y"], "t")),
-        ("one_group.png", lambda path: plot_groups(path, [("", a)], ["x", "y"], "t")),
-        ("two.png", lambda path: plot_image(path, a, b, n_columns=4, labels=("k", "l"))),
-        ("two_groups.png", lambda path: plot_groups(path, [("k", a), ("l", b)], n_columns=4)),
+def test_calls_with_the_file_first_say_where_that_function_is(tmp_path):
+    y = torch.zeros(1, 1, 8, 8)
+    for call, name in (
+        (lambda: plot_image(tmp_path / "a.png", y, y), "grids.plot_grid"),
+        (lambda: plot_animation("a.gif", y[None], [0], 1, None, 1), "grids.plot_gif"),
+        (lambda: plot_loss("loss.png", []), "curves.plot_curves"),
     ):
-        draw(tmp_path / name)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "one_group.png").read_bytes()
-    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "two_groups.png").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "sizes, heads, message",
-    [
-        ([8, 9], None, "a images .1, 8, 8. and b images .1, 9, 9. differ in size"),
-        ([8, 8], [["x", "y"]], "1 lists of heads do not fit 2 groups"),
-        ([8, 8], [["x", "y"], ["x"]], "1 class names do not fit 2 columns"),
-    ],
-)
-def test_groups_that_do_not_fit_are_named(tmp_path, sizes, heads, message):
-    groups = [(label, np.zeros((4, 1, size, size))) for label, size in zip("ab", sizes)]
-    with pytest.raises(ValueError, match=message):
-        plot_groups(tmp_path / "a.png", groups, heads)
-    assert os.listdir(tmp_path) == []
-
-
-# ------------------------------------------------------------------------------------------------------------ animation
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_animation(tmp_path, channels):
-    final = flat_images(6, channels, size=16)
-    noise = np.random.default_rng(0).standard_normal((3, *final.shape))
-    frames = torch.tensor(np.stack([noise[0], noise[1], 0.1 * noise[2] + final, final]), dtype=torch.float32)
-    plot_animation(tmp_path / "a.gif", frames, [500, 250, 7, 0], 3, ["a", "b", "c"], fps=8, hold=1.5)
-    pages, durations, loop = read_gif(tmp_path / "a.gif")
-    assert durations == pytest.approx([0.12, 0.12, 0.12, 1.5])
-    assert loop == 0
-    boxes = np.array([cell_at(pages[-1], image) for image in final]).reshape(2, 3, 4)
-    assert (np.diff(boxes[..., 1], axis=1) > 0).all() and (np.diff(boxes[..., 0], axis=0) > 0).all()
-    assert (boxes[..., 2:] % 16 == 0).all()
-
-    # The frames before the last one are the clamped images, up to the levels of the palette.
-    tolerance = 20 if channels == 1 else 90
-    scale = boxes[0, 0, 2] // 16
-    for page, frame in zip(pages[:-1], frames.numpy()):
-        for (top, left, height, width), image in zip(boxes.reshape(6, 4), frame):
-            cell = page[top : top + height : scale, left : left + width : scale].astype(float)
-            error = np.abs(cell - np.clip((image.transpose(1, 2, 0) + 1) * 127.5, 0, 255))
-            assert error.mean() < tolerance / 2 and (channels == 3 or error.max() < tolerance)
-
-    # Each timestep has a label of its own, above the class names, and these stay as they are.
-    labels = pages[:, :26].reshape(4, -1)
-    assert len(np.unique(labels // 64, axis=0)) == 4
-
-
-def test_small_animation_of_mnist_size(tmp_path):
-    """27 frames of 40 digits that are nearly all noise stay below 0.45 MB."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.linspace(0, 1, 27).reshape(27, 1, 1, 1, 1)
-    digits = torch.full((1, 40, 1, 28, 28), -1.0)
-    digits[..., 6:22, 12:16] = 1
-    frames = weight.sqrt() * digits + (1 - weight).sqrt() * torch.randn(27, 40, 1, 28, 28, generator=generator)
-    plot_animation(tmp_path / "a.gif", frames, list(range(26, -1, -1)), 10)
-    assert (tmp_path / "a.gif").stat().st_size < 450_000
-    assert len(read_gif(tmp_path / "a.gif")[0]) == 27
-
-
-def test_animation_scale_and_one_frame(tmp_path):
-    frames = torch.zeros(1, 2, 1, 28, 28)
-    sizes = []
-    for scale in (2, 4):
-        plot_animation(tmp_path / "a.gif", frames, [0], 2, scale=scale)
-        sizes.append(imageio.mimread(tmp_path / "a.gif")[0].shape)
-    assert len(imageio.mimread(tmp_path / "a.gif")) == 1
-    assert sizes[1][0] - sizes[0][0] == 2 * 28 and sizes[1][1] - sizes[0][1] == 2 * 2 * 28
-
-
-def test_wrong_animations_are_named(tmp_path):
-    with pytest.raises(ValueError, match="2 frames but 3 timesteps"):
-        plot_animation(tmp_path / "a.gif", torch.zeros(2, 4, 1, 8, 8), [3, 2, 1], 2)
-    with pytest.raises(ValueError, match="S, N, C, H, W"):
-        plot_animation(tmp_path / "a.gif", torch.zeros(4, 1, 8, 8), [1] * 4, 2)
-    assert os.listdir(tmp_path) == []
-
-
-# ----------------------------------------------------------------------------------------------------------------- loss
-
-
-def epoch(number: int, **values) -> dict:
-    quarters = {f"loss_q{q}": 0.1 / q / number for q in range(1, 5)}
-    return {
-        "epoch": number,
-        "step": 10 * number,
-        "train_loss": 1 / number,
-        "val_loss": 1.1 / number,
-        **quarters,
-        **values,
-    }
-
-
-def colours(path) -> set[tuple[int, int, int]]:
-    packed = read_rgb(path).astype(int) @ [1 << 16, 1 << 8, 1]
-    return {(int(value) >> 16, int(value) >> 8 & 255, int(value) & 255) for value in np.unique(packed)}
-
-
-def test_loss_has_a_curve_for_each_column_that_is_known(tmp_path):
-    train, val, quarters = (0x1F, 0x5F, 0xA8), (0xD1, 0x49, 0x5B), {(0x44, 0x01, 0x54), (0xD9, 0xA4, 0x00)}
-    path = tmp_path / "loss.png"
-    plot_loss(path, [epoch(e) for e in range(1, 21)])
-    assert {train, val} | quarters <= colours(path)
-    plot_loss(path, [epoch(1)])  # one epoch is a point, and can be seen
-    assert {train, val} | quarters <= colours(path)
-    for missing in (None, math.nan, ""):
-        plot_loss(path, [epoch(1, val_loss=missing), epoch(2, val_loss=missing)])
-        assert train in colours(path) and val not in colours(path)
-    plot_loss(path, [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": math.nan}])
-    assert train in colours(path) and not quarters & colours(path)
-
-
-def test_loss_of_rows_from_a_file_and_of_values_without_logarithm(tmp_path):
-    plot_loss(tmp_path / "a.png", [{key: str(value) for key, value in epoch(e).items()} for e in (1, 2)])
-    plot_loss(tmp_path / "b.png", [epoch(e) for e in (1, 2)])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    plot_loss(tmp_path / "c.png", [epoch(1, loss_q1=0.0, loss_q2=-1.0, loss_q3=math.inf, train_loss=math.inf)])
-    with pytest.raises(ValueError, match="at least one"):
-        plot_loss(tmp_path / "d.png", [])
+        with pytest.raises(TypeError, match=f"figures.{name}"):
+            call()

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from common.files import write_csv, write_json
-from utils import plot_animation, plot_image
+from figures.grids import plot_gif, plot_grid
 
 VOID = {"meta", "img", "input", "br"}
 
@@ -52,10 +52,10 @@ def write_class_run(folder: Path) -> Path:
     image = np.zeros((1, 1, 8, 8))
     for e in (2, 10):
         for w in (0, 0.5, 10, 2):
-            plot_image(folder / f"generated_images_epoch{e}_guidance_weight{w}.png", image)
-        plot_animation(folder / f"animation_epoch{e}_guidance_weight0.gif", np.stack([image, -image]), [1, 0], 1)
+            plot_grid(folder / f"generated_images_epoch{e}_guidance_weight{w}.png", image)
+        plot_gif(folder / f"animation_epoch{e}_guidance_weight0.gif", np.stack([image, -image]), [1, 0], 1)
     for name in ("loss.png", "samples.png", "50% off #1?.png"):
-        plot_image(folder / name, image)
+        plot_grid(folder / name, image)
     row = {"val_loss": None, "images_per_second": 2000.0, "seconds": 30.0}
     rows = [{"epoch": e, "step": 5 * e, "train_loss": 1 / e, "loss_q1": 2 / e, **row} for e in range(1, 11)]
     write_csv(folder / "metrics.csv", rows)
@@ -82,10 +82,10 @@ def write_step_run(folder: Path) -> Path:
     """A stopped unconditional run that counts in steps."""
     image = np.zeros((4, 3, 8, 8))
     for s in (500, 1000):
-        plot_image(folder / f"samples_step{s}.png", image)
-    plot_animation(folder / "animation_step1000.gif", np.stack([image, -image]), [1, 0], 2)
+        plot_grid(folder / f"samples_step{s}.png", image)
+    plot_gif(folder / "animation_step1000.gif", np.stack([image, -image]), [1, 0], 2)
     for name in ("forward_process", "backward_process", "fid"):
-        plot_image(folder / f"{name}.png", image)
+        plot_grid(folder / f"{name}.png", image)
     write_csv(folder / "metrics.csv", [{"epoch": 0, "step": s, "train_loss": 0.5} for s in range(50, 1001, 50)])
     write_json(folder / "config.json", {"arguments": {"train_steps": 2000}, "dataset": {"name": "afhq"}})
     return folder

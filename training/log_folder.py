@@ -13,13 +13,13 @@ from common.console import CallError, RunError, live_line
 from common.files import stands_at, try_lock, write_csv, write_json
 from common.machine import environment
 from ddpm import DDPM
+from figures.curves import plot_curves
 from reporting.log_files import CAPTIONS
 from reporting.page import write_report
 from reporting.reader import Folder, Unreadable
 from training.data_set import DataSet
 from training.losses import VALIDATION_IMAGES
 from training.settings import About, Settings
-from utils import plot_loss
 
 BEFORE_THE_FIRST_STEP = {"config.json", "train.log", "report.html", "data.png"}
 PICTURES = "|".join([*CAPTIONS, "generated_images", "animation", "loss", "networks"])
@@ -168,7 +168,7 @@ class LogFolder:
     def write_report(self, history: list[dict[str, Any]], unit: str) -> None:
         """Write loss.png, if there is a row yet, and report.html. unit: "epoch" or "step", what the rows count."""
         if history:
-            plot_loss(self.path / "loss.png", history, unit)
+            plot_curves(self.path / "loss.png", history, unit)
         write_report(self.path)
 
     def say(self, line: str) -> None:

@@ -11,10 +11,10 @@ from common.console import CallError
 from datasets.clip import Clip
 from datasets.context import LAYOUTS, ContextSet, load_context, with_context
 from datasets.encoders import Attributes, Encoder, beside
+from figures.grids import plot_grid
 from figures.images import N_PROCESS, draw_animations, draw_grids, process_figures, sample_weights
 from figures.similarity import similarity_figure
 from training.trainer import Trainer
-from utils import plot_image
 
 N_UNCONDITIONAL = 16  # images without context at the end
 
@@ -40,7 +40,7 @@ def load_sets(args: argparse.Namespace, device: torch.device) -> tuple[Encoder, 
 
 def draw_first(run: Trainer, train_set: ContextSet, vectors: torch.Tensor, prompts: list[str]) -> None:
     """data.png, the pictures nearest to each prompt; similarity.png, how alike some pictures and the prompts are."""
-    plot_image(
+    plot_grid(
         run.log_dir / "data.png",
         nearest_images(train_set, vectors, 6),
         class_names=prompts,
@@ -80,7 +80,7 @@ def draw_prompt_run(
         y, _ = run.averaged.sample(
             N_UNCONDITIONAL, classes=None, generator=generator, record=False, progress=report("unconditional")
         )
-        plot_image(run.log_dir / "samples_unconditional.png", y, title=f"{run.mark()}, no context")
+        plot_grid(run.log_dir / "samples_unconditional.png", y, title=f"{run.mark()}, no context")
     run.watch.lap("other figures")
 
 

@@ -138,7 +138,7 @@ def test_sample_in_few_steps_is_a_respaced_model(sampler):
     few = ddpm.respaced(5, sampler, "quadratic")
     y, steps = few.sample(1, generator=seeded())
     found = ddpm.sample(1, generator=seeded(), sampler=sampler, n_steps=5, placement="quadratic")
-    assert torch.equal(found[0], y) and torch.equal(found[1], steps) and len(steps) == len(few.recorded_times()) == 6
+    assert torch.equal(found[0], y) and (found[1] == steps).all() and len(steps) == len(few.recorded_times()) == 5
     chosen = ddpm.sample(1, generator=seeded(), sampler=sampler, n_steps=[50, 3, 20, 1])[0]
     assert torch.equal(chosen, ddpm.respaced([1, 3, 20, 50], sampler).sample(1, generator=seeded())[0])
 

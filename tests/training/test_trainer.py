@@ -21,12 +21,12 @@ from common.machine import pick_amp
 from datasets.image_set import ImageSet
 from datasets.sources import load
 from ddpm import DDPM
+from figures.grids import plot_grid
 from figures.images import real_rows
 from training import checkpoint, trainer
 from training.ema import MovingAverage
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
-from utils import plot_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +121,7 @@ def test_saved_model_makes_the_pictures_again(whole_run, data_dir, tmp_path):
     noise = torch.Generator().manual_seed(seed_for(0, PICTURES))
     y, _ = ddpm.sample(1, n_classes=10, g_weight=1, generator=noise)
     real = real_rows(load("mnist", data_dir, train=False), 1)
-    plot_image(tmp_path / "again.png", y, real, content["class_names"], "epoch 3, guidance weight 1")
+    plot_grid(tmp_path / "again.png", y, real, content["class_names"], "epoch 3, guidance weight 1")
     grid = whole_run / "generated_images_epoch3_guidance_weight1.png"
     assert (tmp_path / "again.png").read_bytes() == grid.read_bytes()
 
