@@ -18,9 +18,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from diffusion import inpainting, likelihood, schedules
-from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite
+from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite, one_time
 from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
+from diffusion.network_call import explained, inputs_of, predict
 from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
 from diffusion.samplers import SAMPLERS, Sampler
@@ -36,7 +37,8 @@ class DDPM(nn.Module):
     """A noise schedule and the network that predicts the noise.
 
     Args:
-        nn_model: eps(x_t, t / T, c): x [N, *size], t [N, 1, ...] (as many axes as x), c [N, n_classes] or None.
+        nn_model: eps(x_t, t / T, c): x [N, *size], t [N, 1, ...] (as many axes as x), c [N, n_classes] or None. A network
+            without classes may have forward(x, t); one that wants whole numbers t goes into `sheets.IntegerTime`.
         beta1, beta2: beta_1 and beta_T of the linear schedule, 0 < beta1 < beta2 < 1 (the cosine one has none).
         n_timesteps: T, at least 1.
         device: where model and schedule go.
@@ -72,8 +74,12 @@ class DDPM(nn.Module):
         variance: str = "beta",
         clip_x0: bool = False,
         amp_dtype: torch.dtype | None = None,
+        **others: object,
     ):
         super().__init__()
+        if others:
+            names = ", ".join(others)
+            raise TypeError(f"DDPM has no argument {names}; with network, beta_1, beta_T, T: sheets.likelihood.DDPM")
         if not 0 <= drop_prob <= 1:
             raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
         check_choice("loss", loss, ("mse", "l1"))
@@ -83,6 +89,7 @@ class DDPM(nn.Module):
         for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
             self.register_buffer(name, values)
         self.nn_model = nn_model
+        self.n_inputs = inputs_of(nn_model)  # of (x, t, c)
         self.n_timesteps = n_timesteps
         self.drop_prob = drop_prob
         self.loss = loss
@@ -96,15 +103,19 @@ class DDPM(nn.Module):
     def device(self) -> torch.device:
         return self.alpha_t.device
 
+    @device.setter
+    def device(self, device: str | torch.device) -> None:
+        self.to(device)
+
     # ------------------------------------------------------------ noise schedule
 
     ddpm_schedule = staticmethod(schedules.ddpm_schedule)
 
     def _at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
-        """values[t], shaped to multiply x: [N, 1, ..., 1] for a tensor t [N], a scalar for an int."""
+        """values[t], shaped to multiply x: a scalar for an int; [N, 1, ..., 1] for N numbers, in a tensor or an array."""
         if isinstance(t, int):
             return values[t]
-        return values[t].view(-1, *[1] * (x.ndim - 1))
+        return values[torch.as_tensor(t, device=values.device)].view(-1, *[1] * (x.ndim - 1))
 
     # ------------------------------------------------------------ q: the noise process
 
@@ -143,7 +154,10 @@ class DDPM(nn.Module):
         if c is not None:
             check_finite("c", c)
         t, noise, c = self.draw(y, c, generator)
-        return self.training_losses(y, c, t, noise).mean()
+        try:
+            return self.training_losses(y, c, t, noise).mean()
+        except (IndexError, RuntimeError) as error:
+            raise explained(error) from None
 
     def draw(
         self, y: Tensor, c: Tensor | None = None, generator: torch.Generator | None = None
@@ -178,15 +192,16 @@ class DDPM(nn.Module):
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
         time = self._at(self.time_t, t, x_t).to(x_t.dtype)
+        time = time.expand(len(x_t), *time.shape[1:])
         if isinstance(c, Condition):
             return c.eps(self._network, x_t, time)
         return self._network(x_t, time, c)
 
     def _network(self, x_t: Tensor, time: Tensor, c: Tensor | None) -> Tensor:
         if self.amp_dtype is None:
-            return self.nn_model(x_t, time, c)
+            return predict(self.nn_model, self.n_inputs, x_t, time, c)
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
-            return self.nn_model(x_t, time, c).float()
+            return predict(self.nn_model, self.n_inputs, x_t, time, c).float()
 
     # ------------------------------------------------------------ likelihood: see diffusion/likelihood.py
 
@@ -198,13 +213,15 @@ class DDPM(nn.Module):
     def p_sample(
         self,
         x_t: Tensor,
-        t: int,
+        t: Time,
         c: ConditionLike = None,
         clip_x0: bool | None = None,
         variance: str | None = None,
         generator: Generator = None,
     ) -> Tensor:
-        """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). t: int in 1..T. c: see `eps`.
+        """One reverse step, x_{t-1} ~ p(x_{t-1} | x_t) ([Ho] Algorithm 2, lines 3 and 4). c: see `eps`.
+
+        t: in 1..T, one for all samples; an int, or a tensor or array of one value.
 
         clip_x0: whether the mean is that of q(x_{t-1} | x_t, x_0) at the predicted x_0, clamped to [-1, 1]. Without the
             clamp this equals Algorithm 2's mean ([Ho] equations 10, 11).
@@ -212,6 +229,7 @@ class DDPM(nn.Module):
             None for either: as in the constructor, or in `respaced`.
         generator: source of the noise; None: torch's own.
         """
+        t = one_time(t, self.n_timesteps)
         eps = self.eps(x_t, t, c)
         if self.clip_x0 if clip_x0 is None else clip_x0:
             x0 = self.predict_x0(x_t, t, eps).clamp(-1, 1)

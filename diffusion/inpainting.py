@@ -28,6 +28,7 @@ agree. 'repaint' needs it; the other methods profit from it.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -149,6 +150,10 @@ def _checked(ddpm: Process, y: Tensor | None, ymask: Tensor | None) -> tuple[Ten
     largest = y.abs().max().item()
     if not largest <= 1 + 1e-3:  # allows for rounding, but not for values in 0..255
         raise ValueError(f"the known pixels of y must be in [-1, 1], not {largest:g}")
+    if y.min() >= 0 and largest > 0:
+        warnings.warn(
+            "no known pixel of y is below 0: images are in [-1, 1] here; from [0, 1]: 2 * y - 1", stacklevel=3
+        )
     return y, ymask
 
 

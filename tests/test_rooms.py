@@ -17,7 +17,8 @@ RULE = {
     "common": set(),
     "ddpm": {"diffusion", "networks"},
     "datasets": {"common"},
-    "sheets": {"ddpm", "datasets"},
+    "sheets": {"ddpm", "datasets", "networks", "diffusion"},
+    "ToyData": set(),
     "reporting": {"common"},
 }
 RULE["figures"] = {"ddpm", "datasets", "networks", "diffusion", "common", "reporting"}

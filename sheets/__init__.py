@@ -9,6 +9,7 @@
 
 Conventions: t counts from 1 to T, and t = 0 is clean data. So a table over time has T + 1 entries and is indexed by t:
 alphaBars[0] = 1, alphaBars[t] = alpha_1 ... alpha_t. (Where a sheet counts t from 0 to T - 1, its t is ours minus 1.)
+The classes of two sheets that do so are sheets.likelihood.DDPM and sheets.animals.Diffusion.
 Images are float in [-1, 1]: after `transforms.ToTensor()` they need `transforms.Normalize(0.5, 0.5)`.
 
 Every line of this table is run by tests/test_sheets.py. There ddpm is a DDPM with T = ddpm.n_timesteps, x0 a batch
@@ -24,7 +25,7 @@ Every line of this table is run by tests/test_sheets.py. There ddpm is a DDPM wi
 | `sample_xt` | `sample_xt(x0, t, noise, ddpm.alpha_bar_t)` | x_t with the noise given; this file |
 | `q_sample`, `q` | `ddpm.q_sample(x0, t, noise)` | the same from a DDPM's own tables |
 | `q_posterior` | `ddpm.q_posterior(x0, x_t, t)` | mean and variance of q(x_{t-1} given x_t, x_0) |
-| `reverse_q`, `p_sample` | `ddpm.p_sample(x_t, 3)` | one reverse step, x_{t-1} drawn; t an int |
+| `reverse_q`, `p_sample` | `ddpm.p_sample(x_t, 3)` | one reverse step, x_{t-1} drawn; one t for all samples |
 | `p_sample_loop` | `ddpm.reverse_process(x_T, T)[0]` | all reverse steps from given noise |
 | `sample(shape)` | `ddpm.sample(shape[0], shape[1:], classes=None)[0]` | all reverse steps from new noise |
 | `sample(ddpm, n, classes)` | `sample(ddpm, 2, classes=[3, 8])` | n of each class; this file |
@@ -43,24 +44,40 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Sequence
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from datasets.image_set import one_hot
 from ddpm import DDPM
+from diffusion.network_call import IntegerTime
+
+__all__ = ["IntegerTime", "sample", "sample_xt", "train", "train_classconditional"]
 
 
-def sample_xt(x0: Tensor, t: int | Tensor, epsilon: Tensor, alphaBars: Sequence[float] | Tensor) -> Tensor:
+def sample_xt(
+    x0: Tensor,
+    t: int | Tensor,
+    epsilon: Tensor | None,
+    alphaBars: Sequence[float] | Tensor,
+    T: int | None = None,
+) -> Tensor:
     """x_t = sqrt(alphaBar_t) x_0 + sqrt(1 - alphaBar_t) epsilon (Ho et al. 2020, arXiv:2006.11239, equation 4).
 
-    x0, epsilon: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm), in 0..T.
-    alphaBars: [T + 1], indexed by t, 1 at t = 0: `ddpm.alpha_bar_t`. Returns a tensor like x0.
+    x0: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm). epsilon: like x0; None: drawn here.
+    alphaBars: the table that t indexes. `ddpm.alpha_bar_t`, [T + 1], is 1 at t = 0, which is clean data; a table [T] begins
+        with alpha_1, and t counts from 0. Both are used as they are, so t must be counted as the table is.
+    T: the number of steps. With it, t is checked: 1..T for a table [T + 1], 0..T - 1 for a table [T].
 
-    Raises ValueError for a t that the table does not have.
+    Returns x_t like x0. Raises ValueError for a t that the table does not have, or that T forbids.
     """
     alphaBars = torch.as_tensor(alphaBars, device=x0.device)
     t = torch.as_tensor(t, device=x0.device)
-    if t.is_floating_point() or t.min() < 0 or t.max() >= len(alphaBars):
-        raise ValueError(f"t must be whole numbers in 0..{len(alphaBars) - 1}, not {t.flatten()[:5].tolist()}")
+    if T is not None and len(alphaBars) not in (T, T + 1):
+        raise ValueError(f"alphaBars must have T = {T} entries (t from 0) or T + 1 (t from 1), not {len(alphaBars)}")
+    lowest = 0 if T is None else len(alphaBars) - T
+    if t.is_floating_point() or t.min() < lowest or t.max() >= len(alphaBars):
+        raise ValueError(f"t must be whole numbers in {lowest}..{len(alphaBars) - 1}, not {t.flatten()[:5].tolist()}")
+    epsilon = torch.randn_like(x0) if epsilon is None else epsilon
     alphaBar_t = alphaBars[t].view(-1, *[1] * (x0.ndim - 1))  # [N, 1, ..., 1], or [1, ..., 1] for one t
     return (alphaBar_t.sqrt() * x0 + (1 - alphaBar_t).sqrt() * epsilon).to(x0.dtype)
 
@@ -71,19 +88,23 @@ def sample(
     classes: Sequence[int] | Tensor | None = None,
     g_weight: float = 0.0,
     generator: torch.Generator | None = None,
+    size: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw samples by all T reverse steps: `DDPM.sample` without its pictures on the way.
 
     n_samples: of each class, or altogether if classes is None (no class is asked for then).
     classes: indices of classes, or rows of class vectors, float [K, n_classes].
     g_weight: guidance weight w, see `DDPM.eps`; 0: none. generator: source of all noise; torch's own by default.
+    size: shape of one sample, such as (1, 28, 28), for a network that has no `size` of its own.
 
     Returns float32 [n_samples * K, *size] on the model's device: sample j of the k-th class stands at k + j * K.
     """
     n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
+    if isinstance(classes, Tensor) and classes.ndim == 2:
+        n_classes = n_classes or classes.shape[1]
     if classes is not None and not n_classes:
-        raise ValueError("classes must be None: the network has no classes")
-    return ddpm.sample(n_samples, None, n_classes, g_weight, classes, generator=generator, record=False)[0]
+        raise ValueError("classes must be None or vectors: the network has no classes, or does not say how many")
+    return ddpm.sample(n_samples, size, n_classes, g_weight, classes, generator=generator, record=False)[0]
 
 
 def get_context_mask(n: int, drop_prob: float, generator: torch.Generator | None = None) -> Tensor:
@@ -107,7 +128,7 @@ def train(
 
     Prints a line per epoch. Returns the mean training loss of each epoch, n_epochs numbers.
     """
-    return _train(ddpm, loader, n_epochs, optim, device, lambda x, label: ddpm(x))
+    return train_with(ddpm, loader, n_epochs, optim, device, lambda x, label: ddpm(x))
 
 
 def train_classconditional(
@@ -127,20 +148,21 @@ def train_classconditional(
             raise ValueError("the loader gives no labels, but (x, label) is needed")
         return ddpm(x, label if label.is_floating_point() else one_hot(label.long(), n_classes))
 
-    return _train(ddpm, loader, n_epochs, optim, device, loss)
+    return train_with(ddpm, loader, n_epochs, optim, device, loss)
 
 
-def _train(
-    ddpm: DDPM,
+def train_with(
+    model: nn.Module,
     loader: Iterable,
     n_epochs: int,
     optim: torch.optim.Optimizer,
     device: str | torch.device,
     loss_of: Callable[[Tensor, Any], Tensor],
 ) -> list[float]:
-    ddpm.to(device)
-    found, losses = ddpm.training, []
-    ddpm.train()
+    """The loop of all these: loss_of(x, label) is the loss of a batch, label None where there is none."""
+    model.to(device)
+    found, losses = model.training, []
+    model.train()
     for epoch in range(1, n_epochs + 1):
         total, n = 0.0, 0
         for batch in loader:
@@ -155,5 +177,5 @@ def _train(
             raise ValueError("the loader gives no batches")
         losses.append(total / n)
         print(f"epoch {epoch}/{n_epochs}  train loss {losses[-1]:.4f}", flush=True)
-    ddpm.train(found)
+    model.train(found)
     return losses

@@ -1,0 +1,61 @@
+"""Networks of other signatures than forward(x, t / T, c): what the templates of the sheets have."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch.nn as nn
+from torch import Tensor
+
+WANTED = (
+    "a network has forward(x, t) or forward(x, t, c), with t / T in (0, 1]; for whole numbers t: sheets.IntegerTime"
+)
+
+
+def inputs_of(network: nn.Module) -> int:
+    """How many of (x, t, c) `forward` takes: 3, 2 if it knows no classes, or 0 if it is something else."""
+    kinds = [(p.kind, p.default is p.empty) for p in inspect.signature(network.forward).parameters.values()]
+    if any(kind is inspect.Parameter.VAR_POSITIONAL for kind, _ in kinds):
+        return 3
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [needed for kind, needed in kinds if kind in by_position]
+    return min(len(needed), 3) if len(needed) >= 2 and sum(needed) <= 3 else 0
+
+
+def predict(network: nn.Module, n_inputs: int, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+    """network(x, t, c), or network(x, t) where it takes no more. ValueError if that cannot be."""
+    if n_inputs == 3:
+        return network(x, t, c)
+    if n_inputs == 0:
+        raise ValueError(f"{WANTED}; {type(network).__name__} has neither")
+    if c is not None:
+        raise ValueError(
+            f"c must be None (sample: n_classes=None): {type(network).__name__} has forward(x, t), no classes"
+        )
+    return network(x, t)
+
+
+def explained(error: Exception) -> Exception:
+    """The error of a network; a ValueError that says what to do if the network has used t as an index."""
+    if "indices" not in str(error):
+        return error
+    return ValueError(f"{WANTED}. The network says: {str(error).splitlines()[0]}")
+
+
+class IntegerTime(nn.Module):
+    """A network that wants whole numbers t, made one that takes t / T: `DDPM(IntegerTime(network, T), n_timesteps=T)`.
+
+    network: forward(x, t) or forward(x, t, c), t int64 [N] in first .. first + T - 1 (sheets that count from 0: first=0).
+    """
+
+    def __init__(self, network: nn.Module, n_timesteps: int, first: int = 0):
+        super().__init__()
+        self.network, self.n_timesteps, self.first, self.n_inputs = network, n_timesteps, first, inputs_of(network)
+        for name in ("size", "n_classes"):
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+
+    def forward(self, x: Tensor, time: Tensor, c: Tensor | None = None) -> Tensor:
+        """The predicted noise, like x [N, *size]. time: t / T, [N, 1, ...]. c: [N, n_classes] or None."""
+        t = (time.flatten() * self.n_timesteps).round().long() - 1 + self.first
+        return predict(self.network, self.n_inputs, x, t, c)
