@@ -18,7 +18,7 @@ from answers_text import ANSWERS, PAGES, ROOT, displays, formulas, links, sectio
 from common.console import run_script
 from datasets import sources
 
-ROOMS = ["common", "networks", "diffusion", "datasets", "reporting", "figures", "training", "evaluation"]
+ROOMS = ["common", "sheets", "networks", "diffusion", "datasets", "reporting", "figures", "training", "evaluation"]
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
