@@ -49,10 +49,10 @@ def comparison_figure(
     seed: int,
     title: str | None = None,
 ) -> None:
-    """Write n_samples of each class for every model, and print its size and its validation loss, which the figure shows.
+    """Draw n_samples of each class from every model. The figure also shows, and this prints, each model's size and loss.
 
     models: see `check_comparable`. test_set: with batches on their device. classes: as indices. The loss is that of
-    training: the first 2,000 test images, all T steps, fixed t and noise.
+    training on the first 2,000 test images, for all t, with the same noise for every model.
     """
     class_names, n_images = test_set.class_names, n_samples * len(classes)
     groups = []
@@ -64,16 +64,8 @@ def comparison_figure(
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         with Progress(n_images) as progress:
             advance = lambda t: progress.advance(n_images / sampler.n_timesteps)  # noqa: B023, E731
-            y, _ = sampler.sample(
-                n_samples,
-                None,
-                len(class_names),
-                g_weight,
-                classes,
-                generator=generator,
-                record=False,
-                progress=advance,
-            )
+            how: dict[str, Any] = {"generator": generator, "record": False, "progress": advance}
+            y, _ = sampler.sample(n_samples, None, len(class_names), g_weight, classes, **how)
         groups.append(("\n".join(lines), y.cpu()))
     groups.append(("real", real_rows(test_set, n_samples, classes)))
     plot_groups(path, groups, [class_names[k] for k in classes], title)

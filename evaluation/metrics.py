@@ -1,51 +1,38 @@
-"""How good generated images are, as numbers: two sets of images, compared by features of both.
+"""How good generated images are, in numbers that compare features of generated and of real images.
 
-    real, fake = features_of(judge, train_set.images), features_of(judge, samples)      # evaluation.classifier.py, float32 [N, D]
-    compare(real, fake, features=features_name(judge, train_set), reference="cifar10, training images")
+    real = features_of(classifier, train_set.images)      # evaluation/classifier.py; float32 [N, D]
+    fake = features_of(classifier, samples)
+    compare(real, fake, features=features_name(classifier, train_set), reference="cifar10, training images")
 
 Frechet distance   of the two Gaussians with the means and covariances of the features: 0 is best.
 precision          the share of generated images that lie where real ones are: are they realistic?
 recall             the share of real images that lie where generated ones are: is anything left out?
 
-Only the Frechet distance of the features of one particular network (Inception v3, `fid_by_cleanfid`) is the FID of the
-literature. Every other network gives other values, and fewer images give larger ones: compare figures of the same
-features, reference and number of images, and set beside them what real test images get.
+The FID of the literature is the Frechet distance in the features of one network, Inception v3 (clean_fid.py). Other
+networks give other values, and fewer images give larger ones. So compare only numbers with the same features, reference
+and number of images, and compare them with those of real test images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 3  # k of precision and recall, by default
+NEIGHBOURS = 3  # k of precision and recall
 AT_ONCE = 1_000  # rows of a distance matrix, or of features in float64
 
 
 # ------------------------------------------------------------------------------------------------ Frechet distance
 
 
-def moments(features: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean float64 [D] and covariance float64 [D, D] (divided by N - 1) of features [N, D], given whole or in batches.
-
-    Of batches only one is in memory; each is merged by its own mean and scatter (Chan, Golub, LeVeque 1979), which
-    loses no digits where the mean is large. Raises ValueError for fewer than 2 rows.
-    """
-    n, mean, scatter = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for batch in features.split(AT_ONCE) if isinstance(features, Tensor) else features:
-        if len(batch) == 0:
-            continue
-        batch = batch.detach().cpu().to(torch.float64)  # in this order: Apple GPUs have no float64
-        centre = batch.mean(0)
-        delta, total = centre - mean, n + len(batch)
-        scatter = scatter + (batch - centre).T @ (batch - centre) + torch.outer(delta, delta) * (n * len(batch) / total)
-        mean = mean + delta * (len(batch) / total)
-        n = total
-    if n < 2:
-        raise ValueError(f"the covariance of {n} images is not defined: at least 2 are needed")
-    return mean, scatter / (n - 1)
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean float64 [D] and covariance float64 [D, D] (divided by N - 1) of features [N, D]."""
+    features = features.detach().cpu().to(torch.float64)  # in this order: Apple GPUs have no float64
+    mean = features.mean(0)
+    centred = features - mean
+    return mean, centred.T @ centred / (len(features) - 1)
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -53,17 +40,12 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
     mean: [D], cov: [D, D], computed in float64. Dowson and Landau 1982; Heusel et al. 2017 (arXiv:1706.08500), eq. 6.
 
-    With C = A A^T the trace of (C1 C2)^(1/2) is the sum of the singular values of A1^T A2: their squares, the
-    eigenvalues of A2^T C1 A2, are those of C1 C2. Neither a product of covariances nor a complex root is ever taken, so
-    that singular covariances (fewer images than features) do no harm. Their rounding errors of 1e-16 become 1e-8 by the
-    root: below that, relative to the covariances, a distance means nothing. It is never negative.
-    Raises ValueError for shapes that do not match and for values that are not finite.
+    With C = A A^T the trace of (C1 C2)^(1/2) is the sum of the singular values of A1^T A2, because their squares are the
+    eigenvalues of A2^T C1 A2, and those are the eigenvalues of C1 C2. This needs no root of a matrix that may be
+    singular (fewer images than features). The root turns rounding errors of 1e-16 into 1e-8: smaller distances, relative
+    to the covariances, mean nothing. The result is never negative. Raises ValueError for values that are not finite.
     """
     mean1, cov1, mean2, cov2 = (x.detach().cpu().to(torch.float64) for x in (mean1, cov1, mean2, cov2))
-    d = len(mean1)
-    if mean1.shape != (d,) or mean2.shape != (d,) or cov1.shape != (d, d) or cov2.shape != (d, d):
-        shapes = ", ".join(str(list(x.shape)) for x in (mean1, cov1, mean2, cov2))
-        raise ValueError(f"means [D] and covariances [D, D] are needed, not {shapes}")
     if not all(x.isfinite().all() for x in (mean1, cov1, mean2, cov2)):
         raise ValueError("means or covariances are not finite")
     common = torch.linalg.svdvals(_factor(cov1).T @ _factor(cov2)).sum()
@@ -72,7 +54,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def _factor(cov: Tensor) -> Tensor:
-    """A matrix A with A A^T = cov, which may be singular; rounding may even have made it slightly indefinite."""
+    """A matrix A with A A^T = cov. Negative eigenvalues, which only rounding can cause, count as 0."""
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     return vectors * values.clamp(min=0).sqrt()
 
@@ -83,10 +65,9 @@ def _factor(cov: Tensor) -> Tensor:
 def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Improved precision and recall of features real [N, D] and fake [M, D] (Kynkaanniemi et al. 2019, arXiv:1904.06991).
 
-    Where a set of points lies is taken to be the union of balls around them, each as large as the distance to the k-th
-    nearest other point. Precision is the share of fake points in the balls of the real ones, recall the share of real
-    points in the balls of the fake ones. Use as many fake images as real ones: both depend on the numbers.
-    Memory: 1,000 rows of the N x M distances at a time. Raises ValueError unless 1 <= k < N, M.
+    Each point has a ball around it whose radius is the distance to its k-th nearest neighbour. Precision is the share of
+    fake points that lie in a ball of a real one, recall the share of real points that lie in a ball of a fake one. Both
+    depend on N and M: use as many fake images as real ones. Raises ValueError unless 1 <= k < N, M.
     """
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(f"k = {k} needs more than k images of each kind, not {len(real)} and {len(fake)}")
@@ -100,27 +81,25 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[f
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # By differences: as |a|^2 + |b|^2 - 2 ab the distance of a point to itself would be anything but 0.
+    # By differences: computed as |a|^2 + |b|^2 - 2 ab, the distance of a point to itself would not be 0.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _radii(points: Tensor, k: int) -> Tensor:
-    """Distance [N] of each point to its k-th nearest other one: the nearest of all, at distance 0, is itself."""
+    """Distance [N] of each point to its k-th nearest neighbour. k + 1, because the nearest point is the point itself."""
     return torch.cat([_distances(part, points).kthvalue(k + 1, dim=1).values for part in points.split(AT_ONCE)])
 
 
-def compare(
-    real: Tensor, fake: Tensor, features: str, reference: str, k: int = NEIGHBOURS, most: int = 10_000
-) -> dict[str, Any]:
-    """All three numbers, with what one has to know to compare them: a dict that can be written as JSON.
+def compare(real: Tensor, fake: Tensor, features: str, reference: str, most: int = 10_000) -> dict[str, Any]:
+    """All three numbers, and what one has to know to compare them, as a dict for JSON.
 
     real [N, D] and fake [M, D]: features. features: of which network they are; reference: which images `real` are.
-    most: precision and recall take so many of each kind at random, and equally many, because their cost is N x M.
+    most: precision and recall, whose cost is N x M, use at most so many random images of each kind, and equally many.
     """
     n = min(len(real), len(fake), most)
     generator = torch.Generator().manual_seed(0)
     some_real, some_fake = (x[torch.randperm(len(x), generator=generator)[:n]] for x in (real, fake))
-    precision, recall = precision_recall(some_real, some_fake, k)
+    precision, recall = precision_recall(some_real, some_fake)
     return {
         "features": features,
         "reference": reference,
@@ -130,8 +109,5 @@ def compare(
         "precision": precision,
         "recall": recall,
         "precision_recall_images": n,
-        "precision_recall_k": k,
+        "precision_recall_k": NEIGHBOURS,
     }
-
-
-# ------------------------------------------------------------------------------------------------ the standard FID

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """A measurement in metrics.json, written anew with each of its results: an interruption loses none.
+    """A measurement in metrics.json. Each result is written at once, so that an interruption loses none.
 
-    What stands there already stays, and so does what another process adds meanwhile. But what a run measured of the
-    model of a step gives way to what it measures there again, after an interruption.
+    Other measurements in the file are kept, also those that another process adds meanwhile. Only if a resumed run
+    measures a step again, the new result replaces the old one.
     """
 
     def __init__(self, file: Path, **about: Any):
@@ -32,7 +32,7 @@ class Record:
         write_json(self.file, [*others, self.entry])
 
     def _repeats(self, entry: Any, result: dict[str, Any]) -> bool:
-        """Is `result` of a run at a step, and `entry` an older one of the same?"""
+        """Is `entry` an older measurement of the same step of the same run?"""
         if "step" not in result or not isinstance(entry, dict):
             return False
         same = all(entry.get(key) == self.entry.get(key) for key in ("model", "measured"))
@@ -41,7 +41,7 @@ class Record:
 
 
 def reverse_steps(ddpm: DDPM) -> str:
-    """How it takes reverse steps, for a table."""
+    """How the model takes reverse steps, for a table."""
     return f"variance {ddpm.variance}, clip_x0 {ddpm.clip_x0}"
 
 
@@ -54,5 +54,5 @@ def read_list(file: Path) -> list:
     except ValueError:
         raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
     if not isinstance(measured, list):
-        raise CallError(f"{file} holds something else than this script writes: choose another --out")
+        raise CallError(f"{file} is not a list of measurements: choose another --out")
     return measured

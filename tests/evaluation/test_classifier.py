@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -103,6 +104,7 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     images, labels = render_digits(4, seed=0)
     digits = ImageSet(images, labels, list("0123456789"), "rendered")
     assert recipe_for(digits) == DIGITS and not DIGITS.flips and not DIGITS.crop
+    assert not classifiers.new_classifier(digits, DIGITS).mirrors
     generator = torch.Generator().manual_seed(0)
     y, _ = classifiers.training_batch(digits, torch.arange(4), None, DIGITS, generator)
     moves = [to_float(images).roll((dy, dx), dims=(2, 3)) for dy in range(-2, 3) for dx in range(-2, 3)]
@@ -111,7 +113,7 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
     clothes = dataclasses.replace(digits, name="fashion_mnist")  # neither cropped nor coloured, but mirrored
     assert recipe_for(clothes) == CLOTHES and CLOTHES.flips and not CLOTHES.crop
     classifier = classifiers.new_classifier(clothes, CLOTHES)
-    assert type(classifier) is DigitClassifier and classifier.layers[0].in_channels == 1
+    assert type(classifier) is DigitClassifier and classifier.layers[0].in_channels == 1 and classifier.mirrors
     flip = torch.tensor([True, False, True, False])
     y, _ = classifiers.training_batch(clothes, torch.arange(4), flip, CLOTHES, generator)
     seen = to_float(images)
@@ -120,6 +122,7 @@ def test_digits_are_never_mirrored_but_clothes_and_photographs_are():
 
     photographs = coloured(1)
     assert recipe_for(photographs) == PHOTOS and PHOTOS.flips
+    assert not classifiers.new_classifier(coloured(6, n_classes=1), SMALL).mirrors  # a mirrored quarter turn is another
     y, _ = classifiers.training_batch(photographs, torch.tensor([0]), torch.tensor([True]), PHOTOS, generator)
     padded = F.pad(to_float(photographs.images).flip(3), [1] * 4, mode="reflect")  # 16 pixels: moved by one at most
     assert any(torch.equal(y, padded[:, :, i : i + 16, j : j + 16]) for i in range(3) for j in range(3))
@@ -134,7 +137,8 @@ def test_in_training_an_image_is_mirrored_by_turns(flips, monkeypatch):
         return changed(image_set, index, flip, *rest)
 
     monkeypatch.setattr(classifiers, "training_batch", watched)
-    train(coloured(40), seed=3, recipe=SMALL._replace(epochs=3, batch_size=20, flips=flips))
+    train(coloured(40), SMALL._replace(epochs=3, batch_size=20, flips=flips))
+    shown = shown[2:]  # after two trials, which tell how long it takes
     assert len(shown) == 6
     if flips:
         epochs = [torch.cat([flip for _, flip in shown[i : i + 2]]) for i in (0, 2, 4)]
@@ -144,12 +148,6 @@ def test_in_training_an_image_is_mirrored_by_turns(flips, monkeypatch):
         assert not torch.equal(orders[0], orders[1])
     else:
         assert all(flip is None for _, flip in shown)
-
-
-def test_examples_are_the_images_as_they_are():
-    images = coloured(6)
-    y, labels = classifiers._examples(images, *images.batch(torch.arange(6)))
-    assert torch.equal(y, to_float(images.images)) and torch.equal(labels, images.labels)
 
 
 def test_the_first_layer_whitens_the_patches():
@@ -169,84 +167,72 @@ def test_the_first_layer_whitens_the_patches():
     torch.testing.assert_close(narrow.weight, weight[:8])
 
 
-def test_layers_of_the_photo_classifier_begin_by_passing_on_their_input():
-    classifier = PhotoClassifier(3, 10, 24)
-    convolutions = [layer for layer in classifier.layers[1:] if isinstance(layer, nn.Conv2d)]
-    assert len(convolutions) == 6
-    for conv in convolutions:
-        x = torch.randn(2, conv.in_channels, 6, 6)
-        torch.testing.assert_close(conv(x)[:, : conv.in_channels], x)
-
-
-def test_the_photo_classifier_starts_with_principal_components():
-    weight, random = (
-        train(coloured(40), recipe=SMALL._replace(epochs=0, whiten=w)).layers[0].weight for w in (True, False)
-    )
-    assert weight.shape == (24, 3, 2, 2) and torch.equal(weight[12:], -weight[:12])
-    assert not torch.equal(random[12:], -random[:12])
-
-
 def test_images_too_small_are_refused():
     for network, recipe in ((DigitClassifier, DIGITS), (PhotoClassifier, SMALL)):
         least = network.least
         small = dataclasses.replace(coloured(4), images=torch.zeros(4, 3, least - 1, 40, dtype=torch.uint8))
         with pytest.raises(CallError, match=f"at least {least} x {least} pixels, not {least - 1} x 40"):
-            train(small, recipe=recipe)
+            train(small, recipe)
         assert network(3, 2, 8)(torch.zeros(2, 3, least, least)).shape == (2, 2)
 
 
 # ------------------------------------------------------------------------------------------------ they learn
 
 
-def test_the_classifier_learns_digits():
+def test_the_photo_classifier_learns_classes():
+    classifier = train(coloured(300), SMALL)
+    first = train(coloured(40), SMALL._replace(epochs=0)).layers[0].weight
+    assert torch.equal(first[12:], -first[:12])  # principal components and their negatives
+    assert isinstance(classifier, PhotoClassifier) and accuracy_of(classifier, coloured(90, seed=1)) > 0.95
+
+
+def test_the_classifier_learns_digits(capsys):
     images, labels = render_digits(2_000, seed=0)
     names = [str(k) for k in range(10)]
-    recipe = DIGITS._replace(n_features=16)
-    classifier = train(ImageSet(images[:1800], labels[:1800], names, "rendered"), recipe=recipe)
+    classifier = train(ImageSet(images[:1800], labels[:1800], names, "rendered"), DIGITS._replace(n_features=16))
     assert isinstance(classifier, DigitClassifier) and not classifier.training
-    found = classify(classifier, to_float(images[1800:]))
-    assert (found == labels[1800:]).float().mean() > 0.9
+    assert (classify(classifier, images[1800:]) == labels[1800:]).float().mean() > 0.9
+    first, second, *_ = capsys.readouterr().out.splitlines()  # what it does, and how long that takes, comes first
+    assert (
+        re.search(r"training a classifier on 1,800 real images, about \d+ (s|min|h)", first) and "epoch 1/4" in second
+    )
 
 
-def test_the_photo_classifier_learns_classes():
-    classifier = train(coloured(300), recipe=SMALL)
-    assert isinstance(classifier, PhotoClassifier) and accuracy_of(classifier, coloured(90, seed=1)) > 0.95
+def test_training_has_one_outcome_and_any_length():
+    """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
+    for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
+        first, second = (train(coloured(5), recipe).state_dict() for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_classifier_no_better_than_chance_measures_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifiers, "PHOTOS", SMALL)
+    train_set, test_set = coloured(300), coloured(150, seed=1)
+    mislabelled = dataclasses.replace(test_set, labels=test_set.labels.roll(1))
+    with pytest.raises(RunError, match="no better than chance"):
+        load_or_train(tmp_path / "classifier.pt", train_set, mislabelled)
+    _, accuracy = load_or_train(tmp_path / "classifier.pt", train_set, test_set)
+    assert accuracy > 0.5
 
 
 def test_without_classes_it_learns_rotations():
     train_set, test_set = coloured(300, n_classes=1), coloured(60, n_classes=1, seed=1)
-    classifier = train(train_set, recipe=SMALL)
+    classifier = train(train_set, SMALL)
     assert classifier.layers[-1].out_features == 4 and accuracy_of(classifier, test_set) > 0.95
     y, labels = rotated(to_float(test_set.images))
     assert (classify(classifier, y) == labels).float().mean().item() == accuracy_of(classifier, test_set)
 
 
 @pytest.mark.parametrize("mirrors", [False, True])
-def test_a_classifier_of_mirrored_images_answers_by_the_mean_over_both(mirrors):
+def test_a_classifier_of_mirrored_images_answers_by_the_mean_over_both(mirrors, monkeypatch):
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     classifier.mirrors = mirrors
     y = to_float(coloured(60).images)
     plain, mirrored = classifier(y), classifier(y.flip(3))
     expected = (plain + mirrored if mirrors else plain).argmax(1)
-    assert torch.equal(classify(classifier, y, batch=25), expected) and not torch.equal(expected, mirrored.argmax(1))
+    monkeypatch.setattr(classifiers, "AT_ONCE", 7)
+    assert torch.equal(classify(classifier, y), expected) and not torch.equal(expected, mirrored.argmax(1))
     assert torch.equal(classify(classifier, y.flip(3)), expected) == mirrors
-
-
-def test_which_classifiers_ask_for_the_mirror_image():
-    """Neither digits nor quarter turns keep their meaning in a mirror."""
-    digits = ImageSet(*render_digits(4, seed=0), list("0123456789"), "rendered")
-    clothes = dataclasses.replace(digits, name="fashion_mnist")
-    sets = {digits: False, clothes: True, coloured(6): True, coloured(6, n_classes=1): False}
-    for image_set, mirrors in sets.items():
-        assert classifiers.new_classifier(image_set, recipe_for(image_set)).mirrors is mirrors
-
-
-def test_training_has_one_outcome_and_any_length():
-    """Sets smaller than a batch, and five steps, which torch's one-cycle schedule cannot divide."""
-    train_set = coloured(5)
-    for recipe in (SMALL, SMALL._replace(epochs=5, batch_size=5)):
-        first, second = (train(train_set, seed=3, recipe=recipe).state_dict() for _ in range(2))
-        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
@@ -270,34 +256,23 @@ def test_a_classifier_is_trained_once(n_classes, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("classifier", [DigitClassifier(3), PhotoClassifier(3, 10, 8)])
-def test_features_of_images(classifier):
+def test_features_of_images(classifier, monkeypatch):
+    monkeypatch.setattr(classifiers, "AT_ONCE", 3)  # 12 of these images
     for module in classifier.modules():  # BatchNorms that do something
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     images = coloured(23).images
-    features = features_of(classifier, images, batch=10)
+    features = features_of(classifier, images)
     assert features.shape == (23, classifier.layers[-1].in_features) and features.dtype == torch.float32
     assert features.device.type == "cpu" and classifier.training  # the classifier is left as it was
     with torch.no_grad():
         torch.testing.assert_close(features, classifier.eval().features(to_float(images)), rtol=1e-4, atol=1e-5)
     y = to_float(images)
-    assert torch.equal(features_of(classifier, y + 0.003, batch=10), features)  # less than half a level of 256
+    assert torch.equal(features_of(classifier, y + 0.003), features)  # less than half a level of 256
     assert torch.equal(
         features_of(classifier, y.clamp(-1, 1) * 1e3), features_of(classifier, y.sign())
     )  # beyond white is white
-
-
-def test_a_classifier_sees_bytes_as_the_images_that_they_are():
-    torch.manual_seed(0)
-    classifier, images = PhotoClassifier(3, 10, 8).eval(), coloured(23).images
-    with torch.no_grad():
-        classifier.layers[-1].bias -= 8 * classifier(to_float(images)).mean(0)  # no class is the largest everywhere
-        seen = classifier(to_float(images)).argmax(1)
-    assert len(set(seen.tolist())) > 1
-    assert torch.equal(classify(classifier, images, batch=10), seen) and torch.equal(
-        classify(classifier, to_float(images)), seen
-    )
 
 
 def test_classifiers_have_files_of_their_own():

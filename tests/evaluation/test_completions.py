@@ -1,4 +1,4 @@
-"""Judging completions, against completions whose figures are known."""
+"""Measuring completions, against completions whose figures are known."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 
 from datasets.image_set import ImageSet
 from diffusion.inpainting import mask_named
-from evaluation.measure import judge_completions, masked
+from evaluation.measure import completed, masked
 
 
 class LastPixel(torch.nn.Module):
-    """A judge that sees the class in the pixel at the bottom right: class k where it is k / 4."""
+    """A classifier that finds the class in the pixel at the bottom right: class k where it is k / 4."""
 
     mirrors = False
 
     def __init__(self):
         super().__init__()
-        self.anything = torch.nn.Parameter(torch.zeros(1))
+        self.any = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         return torch.eye(4)[(x[:, 0, -1, -1] * 4).round().long().clamp(0, 3)]
@@ -42,29 +42,28 @@ class Completer:
         return found
 
 
-def test_completions_are_judged(monkeypatch):
+def test_completions_are_measured(monkeypatch):
     monkeypatch.setattr("evaluation.measure.COMPLETED_AT_ONCE", 5)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     images = torch.full((8, 1, 4, 4), 100, dtype=torch.uint8)
     images[:, 0, -1, -1] = ((labels / 4 + 1) * 127.5).round().to(torch.uint8)
     ddpm, mask = Completer(), mask_named("bottom", 4, 4)
     test_set = ImageSet(images, labels, list("abcd"), "mnist")
-    results = {result["method"]: result for result in judge_completions(ddpm, LastPixel(), test_set, mask, seed=2)}
+    results = {result["method"]: result for result in completed(ddpm, LastPixel(), test_set, mask, seed=2)}
     assert list(results) == ["mean", "input", "repaint"]
     assert results["mean"]["known_error"] == pytest.approx(0.1, abs=1e-6)
     assert results["input"]["known_error"] == pytest.approx(0.5 / 8, abs=1e-6)
     assert results["repaint"]["known_error"] == 0
     assert results["mean"]["true_class"] == results["repaint"]["true_class"] == 1
     assert results["input"]["true_class"] == 5 / 8  # all but 1, 3 and, in the second part, 6
-    assert all(result["seconds"] >= 0 for result in results.values())
-    walks = {"mean": 1, "input": 1, "repaint": 5}  # by default
-    assert [call[:4] for call in ddpm.calls] == [(n, method, walks[method], 10) for method in results for n in (5, 3)]
-    assert {method: result["n_resample"] for method, result in results.items()} == walks
+    times = {"mean": 1, "input": 1, "repaint": 5}  # by default
+    assert [call[:4] for call in ddpm.calls] == [(n, method, times[method], 10) for method in results for n in (5, 3)]
+    assert {method: result["n_resample"] for method, result in results.items()} == times
     first = [call[-1] for call in ddpm.calls]
     assert first[0] == first[2] == first[4] != first[1]  # the same noise for every method
 
     ddpm.calls.clear()
-    (result,) = judge_completions(ddpm, LastPixel(), test_set, mask, 2, ["repaint"], 7, 3)
+    (result,) = completed(ddpm, LastPixel(), test_set, mask, 2, ["repaint"], 7, 3)
     assert [call[:4] for call in ddpm.calls] == [(5, "repaint", 7, 3), (3, "repaint", 7, 3)]
     assert (result["n_resample"], result["jump_length"]) == (7, 3)
 

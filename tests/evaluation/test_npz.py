@@ -21,6 +21,7 @@ from evaluation import npz
 from training.seeds import EXPORT, seed_for
 
 ROOT = Path(__file__).resolve().parents[2]
+DONE = {"samples.npz", "samples.log"}
 
 
 def arrays_of(file):
@@ -28,9 +29,55 @@ def arrays_of(file):
         return arrays["arr_0"], arrays["arr_1"]
 
 
-def test_npz_layout(run, ddpm, tmp_path):
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def parts_in(out):
+    (folder,) = out.glob(f"{npz.PARTS}*")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def interrupted(run, monkeypatch):
+    """interrupted("--arguments", 2) runs an export that is interrupted in its third part."""
+
+    def start(more, after):
+        drawn, sample = [], DDPM.sample
+
+        def counted(*arguments, **named):
+            if len(drawn) == after:
+                raise KeyboardInterrupt
+            drawn.append(1)
+            return sample(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DDPM, "sample", counted)
+            assert run(more) == 130
+
+    return start
+
+
+@pytest.fixture
+def killed(run, monkeypatch):
+    """killed("--arguments", npz, "write_npz") runs an export that ends where it calls this function."""
+
+    def start(more, where, name):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert run(more) == 130
+
+    return start
+
+
+def test_npz_layout(run, ddpm, out):
     assert run("--npz 5 --classes 3 8 --batch_size 2 --g_weight 0.5 --seed 6") == 0
-    images, labels = arrays_of(tmp_path / "out" / "samples.npz")
+    images, labels = arrays_of(out / "samples.npz")
     assert images.dtype == np.uint8 and images.shape == (5, 28, 28, 3)
     assert labels.dtype == np.int64 and labels.tolist() == [3, 8, 3, 8, 3]
     assert (images == images[..., :1]).all()
@@ -38,107 +85,72 @@ def test_npz_layout(run, ddpm, tmp_path):
     y, _ = ddpm.sample(1, g_weight=0.5, classes=[3, 8], generator=generator)
     np.testing.assert_array_equal(images[2:4, ..., 0], to_uint8(y[:, 0]).numpy())
     assert not (images[0] == images[2]).all()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples.npz", "samples.log"}
-    with np.load(tmp_path / "out" / "samples.npz") as archive:
-        assert json.loads(archive[npz.SETTINGS])["seed"] == 6
+    assert names_in(out) == DONE
+    with np.load(out / "samples.npz") as archive:
+        settings = json.loads(archive[npz.SETTINGS])
+    assert settings["seed"] == 6 and settings["weights"] == "average" and len(settings["model_sha256"]) == 64
 
 
-@pytest.fixture
-def interrupted(monkeypatch):
-    """interrupted(run, more, after=2) runs an export that is interrupted in its third part; returns the exit status."""
-
-    def start(run, more, after=0, stop=KeyboardInterrupt):
-        drawn, sample = [], DDPM.sample
-
-        def counted(*arguments, **named):
-            if len(drawn) == after:
-                raise stop
-            drawn.append(1)
-            return sample(*arguments, **named)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(DDPM, "sample", counted)
-            return run(more)
-
-    return start
-
-
-@pytest.fixture
-def not_joined(monkeypatch):
-    """not_joined(run, more) runs an export that is interrupted when all parts are drawn; returns the exit status."""
-
-    def start(run, more):
-        with monkeypatch.context() as patch:
-            patch.setattr(npz, "write_npz", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            return run(more)
-
-    return start
-
-
-@pytest.mark.parametrize("stop, status", [(KeyboardInterrupt, 130), (MemoryError, 1)])
-def test_an_interrupted_export_is_the_uninterrupted_one(run, interrupted, tmp_path, monkeypatch, capsys, stop, status):
-    words, out = "--npz 7 --batch_size 2", tmp_path / "out"
+def test_an_interrupted_export_is_the_uninterrupted_one(run, interrupted, out, tmp_path, monkeypatch, capsys):
+    words = "--npz 7 --batch_size 2"
     assert run(words, out=tmp_path / "whole") == 0
-    assert interrupted(run, words, after=2, stop=stop) == status
-    parts = out / npz.PARTS
-    assert {path.name for path in parts.iterdir()} == {"settings.json", "part_00000.npy", "part_00001.npy"}
+    interrupted(words, after=2)
+    first, _ = parts_in(out)
     assert not (out / "samples.npz").exists()
-    (parts / ".part_00002.0123abcd.npy").write_bytes(b"half")  # of a process that was killed
+    (first.parent / ".part_00002.0123abcd.npy").write_bytes(b"half")  # of a process that was killed
     drawn, sample = [], DDPM.sample
     monkeypatch.setattr(DDPM, "sample", lambda *a, **k: drawn.append(k["classes"]) or sample(*a, **k))
-    capsys.readouterr()
-    assert run(words) == 0
-    assert "7 images in 4 parts, of which 2 are there" in capsys.readouterr().out
+    assert run(words) == 0 and "7 images in 4 parts, 2 of them" in capsys.readouterr().out
     assert drawn == [[4, 5], [6]]
     assert (out / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
-    assert {path.name for path in out.iterdir()} == {"samples.npz", "samples.log"}
+    assert names_in(out) == DONE
 
 
-def test_a_finished_export_is_not_overwritten(run, tmp_path):
-    for more in ("", "--seed 1"):
-        assert run(f"--npz 2 --batch_size 2 {more}") == 0
-    first, _ = arrays_of(tmp_path / "out" / "samples.npz")
-    second, _ = arrays_of(tmp_path / "out" / "samples_2.npz")
+def test_an_unfinished_export_stops_no_other(run, interrupted, out, tmp_path, capsys):
+    """Each has parts of its own, and goes on when its command comes again."""
+    words = "--npz 4 --batch_size 2 --classes 1"
+    interrupted(words, after=1)
+    assert run(f"{words} --seed 3") == 0 and f"{parts_in(out)[0].parent} holds parts" in capsys.readouterr().out
+    assert run(words) == 0 and "2 parts, 1 of them" in capsys.readouterr().out
+    assert run(words, out=tmp_path / "whole") == 0
+    assert (out / "samples_2.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
+    assert names_in(out) == DONE | {"samples_2.npz"}
+
+
+def test_a_finished_export_is_neither_repeated_nor_overwritten(run, out, monkeypatch, capsys):
+    calls = [("--npz 2 --batch_size 2", "samples.npz"), ("--npz 2 --batch_size 2 --seed 1", "samples_2.npz")]
+    assert all(run(words) == 0 for words, _ in calls)
+    first, second = (arrays_of(out / name)[0] for _, name in calls)
     assert not (first == second).all()
-
-
-def test_the_same_command_again_draws_nothing(run, model, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    assert run("--npz 2 --batch_size 2") == run("--npz 2 --batch_size 1") == 0
     before = {path: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(DDPM, "sample", None)  # whoever draws now fails
     capsys.readouterr()
-    for more, name in [("--batch_size 2", "samples.npz"), ("--batch_size 1", "samples_2.npz")]:
-        assert run(f"--npz 2 {more}") == 0
+    for words, name in calls:
+        assert run(words) == 0
         (line,) = capsys.readouterr().out.splitlines()
-        assert f"{out / name} is there, complete" in line
+        assert f"{out / name} is complete" in line
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-1], lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:]]
-)
-def test_a_finished_export_that_is_damaged_is_made_again(run, tmp_path, damage):
-    out = tmp_path / "out"
+def test_a_finished_export_that_is_damaged_is_made_again(run, out):
     assert run("--npz 1 --classes 1") == 0
-    (out / "samples.npz").write_bytes(damage((out / "samples.npz").read_bytes()))
+    data = (out / "samples.npz").read_bytes()
+    (out / "samples.npz").write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
     assert run("--npz 1 --classes 1") == 0
     assert arrays_of(out / "samples_2.npz")[0].shape == (1, 28, 28, 3)
 
 
-def test_killed_before_the_parts_are_removed(run, tmp_path, monkeypatch, capsys):
-    """The file is complete: the same command removes its parts, another one does not touch them."""
-    with monkeypatch.context() as patch:
-        patch.setattr(npz.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert run("--npz 1 --classes 1") == 130
-    assert run("--npz 1 --classes 2") == 2 and (tmp_path / "out" / npz.PARTS).exists()
-    assert run("--npz 1 --classes 1") == 0 and "complete" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples.npz", "samples.log"}
+def test_killed_before_the_parts_are_removed(run, killed, out, capsys):
+    """The file is complete: another command works as ever, the same one removes its parts."""
+    killed("--npz 1 --classes 1", npz.shutil, "rmtree")
+    assert run("--npz 1 --classes 2") == 0
+    assert run("--npz 1 --classes 1") == 0 and "is complete" in capsys.readouterr().out
+    assert names_in(out) == DONE | {"samples_2.npz"}
 
 
-def test_two_exports_into_one_folder_do_not_mix(run, tmp_path, monkeypatch, capsys):
+def test_two_exports_into_one_folder_do_not_mix(run, out, monkeypatch, capsys):
     """The second call comes while the first one draws; a plain grid is free to go on."""
-    sample, out = DDPM.sample, tmp_path / "out"
+    sample = DDPM.sample
 
     def second_call(*arguments, **named):
         monkeypatch.setattr(DDPM, "sample", sample)
@@ -151,77 +163,49 @@ def test_two_exports_into_one_folder_do_not_mix(run, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(DDPM, "sample", second_call)
     assert run("--npz 2 --classes 1") == 0
-    names = {"samples.png", "samples.npz", "samples.log"}
-    assert {path.name for path in out.iterdir()} == names and arrays_of(out / "samples.npz")[1].tolist() == [1, 1]
+    assert names_in(out) == DONE | {"samples.png"} and arrays_of(out / "samples.npz")[1].tolist() == [1, 1]
     assert len((out / "samples.log").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    "middle, parts",
-    [
-        ("np.save = lambda file, pixels: (file.touch(), end())", []),
-        ("np.lib.format.write_array_header_1_0 = lambda *_: end()", ["part_00000.npy", "part_00001.npy"]),
-    ],
-    ids=["of a part", "of the whole"],
-)
-def test_an_export_that_is_told_to_end_goes_on(run, model, tmp_path, middle, parts):
-    """In a process of its own, as the signal would otherwise end the tests."""
-    out, words = tmp_path / "out", "--npz 3 --batch_size 2 --classes 1"
+def test_an_export_that_is_told_to_end_goes_on(run, model, out, tmp_path):
+    """Told by a signal, in a process of its own, while it joins the parts."""
+    words = "--npz 3 --batch_size 2 --classes 1"
     code = (
         "import os, signal, sample\n"
         "from evaluation.npz import np\n"
-        "end = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
-        f"{middle}\n"
+        "np.lib.format.write_array_header_1_0 = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sample.run_script(sample.main)\n"
     )
     call = [sys.executable, "-c", code, str(model), "--out", str(out), "--device", "cpu", *words.split()]
     ended = subprocess.run(call, cwd=ROOT, timeout=300, stdout=subprocess.DEVNULL)
     assert ended.returncode == 128 + signal.SIGTERM
-    assert sorted(path.name for path in (out / npz.PARTS).iterdir()) == [*parts, npz.SETTINGS]
-    assert {path.name for path in out.iterdir()} == {npz.PARTS, "samples.log"}
+    assert [part.name for part in parts_in(out)] == ["part_00000.npy", "part_00001.npy"]
     assert run(words) == run(words, out=tmp_path / "whole") == 0
     assert (out / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
 
 
-def test_what_the_disk_has_no_room_for_is_refused_at_once(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(DDPM, "sample", None)
-    assert run("--npz 5000000000000") == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "needs 23,520,000.0 GB more" in line  # 28 x 28 x 3 bytes, twice
-    assert not (tmp_path / "out" / npz.PARTS).exists()
-
-
-def test_room_is_needed_for_what_is_missing(run, not_joined, monkeypatch, capsys):
-    words, free = "--npz 4 --batch_size 2 --classes 1", [2 * 4 * 2352 - 1]
+def test_room_on_the_disk_is_needed_for_what_is_missing(run, killed, out, monkeypatch, capsys):
+    words, free = "--npz 4 --batch_size 2 --classes 1", [2 * 4 * 2352 - 1]  # 28 x 28 x 3 bytes, twice
     monkeypatch.setattr(npz.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
-    assert run(words) == 1 and "choose another --out" in capsys.readouterr().err
+    assert run(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "choose another --out" in line and names_in(out) == {"samples.log"}
     free[0] += 1
-    assert not_joined(run, words) == 130
+    killed(words, npz, "write_npz")
     free[0] = 4 * 2352  # the parts are there now, a little larger than their pixels
     assert run(words) == 0
 
 
-def test_a_damaged_part_is_named_and_drawn_again_without_it(run, not_joined, tmp_path, capsys):
-    assert not_joined(run, "--npz 1 --classes 1") == 130
-    part = tmp_path / "out" / npz.PARTS / "part_00000.npy"
+def test_a_damaged_part_is_named_and_drawn_again_without_it(run, killed, out, capsys):
+    killed("--npz 1 --classes 1", npz, "write_npz")
+    (part,) = parts_in(out)
     part.write_bytes(part.read_bytes()[:-1])
     assert run("--npz 1 --classes 1") == 1 and f"{part} is damaged" in capsys.readouterr().err
     part.unlink()
     assert run("--npz 1 --classes 1") == 0
 
 
-def test_settings_without_parts_bind_nobody(run, interrupted, tmp_path):
-    """Interrupted before the first part: any other export may begin."""
-    assert interrupted(run, "--npz 1 --classes 1") == 130
-    assert run("--npz 1 --classes 2") == 0
-    assert arrays_of(tmp_path / "out" / "samples.npz")[1].tolist() == [2]
-
-
-@pytest.mark.parametrize(
-    "allocate",
-    [lambda: torch.empty(2**60, dtype=torch.uint8), lambda: np.empty(2**60, np.uint8)],
-    ids=["torch", "numpy"],
-)
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**58), lambda: np.empty(2**58)], ids=["torch", "numpy"])
 def test_not_enough_memory_is_one_line(allocate, capsys):
     with pytest.raises(SystemExit) as end:
         run_script(allocate)
@@ -232,26 +216,3 @@ def test_not_enough_memory_is_one_line(allocate, capsys):
 def test_other_runtime_errors_keep_their_traceback():
     with pytest.raises(RuntimeError, match="size of tensor"):
         run_script(lambda: torch.zeros(2) + torch.zeros(3))
-
-
-def test_parts_of_another_export_are_refused(run, not_joined, tmp_path, capsys, whole_run):
-    words, parts = "--npz 4 --batch_size 2 --classes 1 2", tmp_path / "out" / npz.PARTS
-    assert not_joined(run, words) == 130
-    before = {path: path.read_bytes() for path in parts.iterdir()}
-    settings = json.loads((parts / npz.SETTINGS).read_text())
-    assert settings["n_images"] == 4 and settings["weights"] == "average" and len(settings["model_sha256"]) == 64
-    capsys.readouterr()
-    for more, message in [
-        (f"{words} --seed 3", "seed was 0, is 3"),
-        ("--npz 6 --batch_size 2 --classes 1 2", "n_images was 4, is 6"),
-        ("--npz 4 --batch_size 1 --classes 2 1", "batch_size was 2, is 1; classes was [1, 2], is [2, 1]"),
-        (f"{words} --g_weight 3", "g_weight was 1.0, is 3.0"),
-    ]:
-        assert run(more) == 2
-        error = capsys.readouterr().err
-        assert message in error and f"remove {parts}" in error and len(error.splitlines()) == 1
-    assert run(words, whole_run / "model_epoch2.pt") == 2 and "model_sha256 was" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in parts.iterdir()} == before
-    for text in ("{", "3", '"text"', None):
-        (parts / npz.SETTINGS).write_text(text) if text else (parts / npz.SETTINGS).unlink()
-        assert run(words) == 2 and "settings.json is missing or damaged" in capsys.readouterr().err

@@ -15,11 +15,11 @@ from evaluation.npz import read_npz
 GOOD = np.zeros((5, 8, 8, 3), np.uint8)
 
 
-def lying_header(shape):
-    """An array of five images whose header announces `shape`."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return stream.getvalue() + GOOD.tobytes()
+def refused(file):
+    with pytest.raises(RunError) as error:
+        read_npz(file)
+    assert "\n" not in str(error.value) and str(file) in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,7 @@ def lying_header(shape):
 )
 def test_arrays_that_are_no_images_and_labels(tmp_path, arrays, reason):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(RunError, match=reason) as error:
-        read_npz(tmp_path / "a.npz")
-    assert "\n" not in str(error.value)
+    assert reason in refused(tmp_path / "a.npz")
 
 
 def test_damaged_and_hostile_archives(tmp_path):
@@ -54,28 +52,22 @@ def test_damaged_and_hostile_archives(tmp_path):
     middle = whole.index(b"\x93NUMPY") + 500
     np.savez_compressed(file, arr_0=GOOD)
     contents = [b"", b"hello", whole[:300], whole[:middle] + b"\x01" + whole[middle + 1 :], file.read_bytes()]
-    for member in (
-        lying_header((10**12, 8, 8, 3)),
-        lying_header((4, 8, 8, 3)),
-        lying_header((-5, -8, 8, 3)),
-        b"no array",
-    ):
+    for shape in ((10**12, 8, 8, 3), (6, 8, 8, 3), (-5, -8, 8, 3)):  # headers that lie about the pixels after them
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("arr_0.npy", member)
+            archive.writestr("arr_0.npy", stream.getvalue() + GOOD.tobytes())
         contents.append(file.read_bytes())
     for content in contents:
         file.write_bytes(content)
-        with pytest.raises(RunError, match="is damaged, or no .npz of images") as error:
-            read_npz(file)
-        assert "\n" not in str(error.value)
-    file.write_bytes(whole)
-    images, labels = read_npz(file)
-    assert images.shape == (5, 3, 8, 8) and labels is None
+        assert "is damaged, or no .npz of images" in refused(file)
 
 
 def test_what_an_npz_holds_comes_back(tmp_path):
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     pixels = images.permute(0, 2, 3, 1).numpy()
-    np.savez(tmp_path / "a.npz", arr_0=pixels, arr_1=np.arange(5, dtype=np.int16))
-    found, labels = read_npz(tmp_path / "a.npz")
-    assert torch.equal(found, images) and labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 3, 4]
+    for labels in (None, np.arange(5, dtype=np.int16)):
+        np.savez(tmp_path / "a.npz", arr_0=pixels, **({} if labels is None else {"arr_1": labels}))
+        found, classes = read_npz(tmp_path / "a.npz")
+        assert torch.equal(found, images)
+    assert classes.dtype == torch.int64 and classes.tolist() == [0, 1, 2, 3, 4]
