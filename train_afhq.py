@@ -12,6 +12,11 @@ the Frechet distance in the features of a small network that is first trained to
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 import functools
 import math

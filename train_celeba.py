@@ -14,6 +14,11 @@ which downloads weights once), and `attributes`, a table of numbers beside the i
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 import functools
 from pathlib import Path

@@ -11,6 +11,11 @@ The images are those of torchvision (downloaded to ./data if they are not there)
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 
 from common.console import run_script

@@ -12,6 +12,11 @@ Model and metrics are of all classes; data.png shows them all, the other picture
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 
 from common.console import run_script

@@ -9,6 +9,11 @@ The images are read from ./data/FashionMNIST/raw, or downloaded there.
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 
 from common.console import run_script

@@ -13,6 +13,11 @@ and digits at w = 1 most of which can be read after the first epoch.
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 
 from common.console import run_script

@@ -13,6 +13,11 @@ others in network_plain and network_residual inside it.
 
 from __future__ import annotations
 
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
+
 import argparse
 import os
 from pathlib import Path

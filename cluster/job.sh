@@ -14,7 +14,8 @@ check() {
     [ -f "$1" ] || fail "no file $1 in $PWD: submit the job from the folder that holds the training scripts"
     for argument in "${@:2}"; do
         case "$argument" in
-            --time=* | --time | --partition=* | --partition | --gres=* | --gres | --mem=* | --account=* | --account | --nodes=* | --qos=* | -[pAtN])
+            --time | --time=* | --partition | --partition=* | --account | --account=* | --qos | --qos=* | --gres | --gres=* | \
+                --mem | --mem=* | --nodes | --nodes=* | --ntasks* | --cpus-per-task* | --array | --array=* | -[Aacnpt] | -N)
                 fail "$argument is an option of sbatch: write it before the .slurm file" ;;
         esac
     done
@@ -37,11 +38,17 @@ train() {
     status=$?
     stopped=$(cat "$DDPM_STOPPED" 2> /dev/null)
     rm -f "$DDPM_STOPPED"
+    # The last task of an array has the number of the whole array: that number alone would queue all tasks again.
+    job=$SLURM_JOB_ID
+    [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     if [ "$stopped" = SIGUSR1 ]; then
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job" || echo "this job cannot be queued again here: submit it with the same command, and it goes on" >&2
+    elif [ "$status" -eq 138 ]; then # USR1, but nothing was gained: the next job would end the same way
+        echo "not queued again: the time limit came before this job got any further. Give it more time: sbatch --time=... (the" \
+            "signal comes two minutes before the limit)" >&2
     elif [ "$status" -gt 128 ]; then
-        echo "not queued again: this job ended before it got past the point where it began. Give it more time" \
-            "(sbatch --time=...); to queue it again by hand: scontrol requeue $SLURM_JOB_ID" >&2
+        echo "not queued again: a process was ended by signal $((status - 128)) (9 is often a lack of memory). To go on from" \
+            "the last checkpoint: scontrol requeue $job, or submit the job again with the same command" >&2
     fi
     exit "$status"
 }

@@ -220,6 +220,25 @@ class Stopped(SystemExit):
     code: int
 
 
+# Python ends without a word at these, and at Ctrl-C with KeyboardInterrupt.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+
+
+def listen() -> None:
+    """For the first lines of a script, since importing torch takes seconds: until `run_script`, a signal that would end this
+    process ends it with a line and the status 128 + number.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave_at_once)
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    line = f"{os.path.basename(sys.argv[0])}: error: stopped by {signal.Signals(number).name} before it began\n"
+    os.write(2, line.encode())
+    os._exit(128 + number)  # an exception could get lost in the library that is being imported
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """The signals that would kill this process raise Stopped in the block, as Ctrl-C raises KeyboardInterrupt: so names
@@ -229,10 +248,8 @@ def ended_by_signals() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        known = []
-    caught = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    known = ENDING if threading.current_thread() is threading.main_thread() else []
+    caught = [number for number in known if signal.getsignal(number) in (signal.SIG_DFL, _leave_at_once)]
     for number in caught:
         signal.signal(number, leave)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +46,7 @@ SelectTypeParameters=CR_Core
 GresTypes=gpu
 JobRequeue=1
 KillWait=10
+BatchStartTimeout=1
 OverTimeLimit=0
 MinJobAge=3600
 PreemptType=preempt/partition_prio
@@ -82,8 +84,42 @@ class Slurm:
     """Commands of SLURM for the cluster whose configuration lies in `folder`."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.host = folder, socket.gethostname().split(".")[0]
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": search_path()}
+
+    def start(self, *command: str) -> None:
+        """Start a daemon of this cluster."""
+        with open(self.folder / f"{command[0]}.out", "ab") as out:
+            self.daemons[command[0]] = subprocess.Popen(
+                command, env=self.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def start_node(self) -> None:
+        self.start("slurmd", "-D", "-c", "-N", self.host)
+
+    def kill(self, *but: str) -> None:
+        """End all processes of this cluster and of its jobs without warning, except these daemons."""
+        mine, found = f"SLURM_CONF={self.folder}/slurm.conf\0".encode(), []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended
+                if mine in environment.read_bytes():
+                    found.append(int(environment.parent.name))
+        kept = [self.daemons[name].pid for name in but]  # each has a session of its own
+        for what in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none can tell of another's end
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    if os.getsid(pid) not in kept:
+                        os.kill(pid, what)
+        for name in self.daemons.keys() - but:
+            self.daemons[name].wait()
+
+    def fail_node(self) -> None:
+        """The node loses its power and starts again. SLURM then notices that a job is missing there, if the job began a
+        while ago (BatchStartTimeout and MessageTimeout)."""
+        self.kill("munged", "slurmctld")
+        time.sleep(12)
+        self.start_node()
 
     def call(self, *command: object, cwd: Path | None = None, **more: str) -> str:
         end = subprocess.run(
@@ -108,6 +144,16 @@ class Slurm:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def start_again(self, job: str) -> None:
+        """Start a job that was queued again soon, and not after SLURM's two minutes. Not in the same second, in which SLURM
+        would take it for the job that has ended."""
+        self.wait(job, {"PENDING"})
+        time.sleep(2)
+        while self.wait(job, {"PENDING", "RUNNING"})["JobState"] == "PENDING":
+            with contextlib.suppress(RuntimeError):  # while the processes of the last start still end
+                self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+            time.sleep(0.5)
+
     def wait(self, job: str, states: set[str] = ENDED, seconds: float = 120) -> dict[str, str]:
         """Wait until the job is in one of these states."""
         end = time.monotonic() + seconds
@@ -122,31 +168,26 @@ class Slurm:
 @contextlib.contextmanager
 def local_slurm(folder: Path) -> Iterator[Slurm]:
     """Start munged, slurmctld and slurmd in a folder; stop them and every job at the end."""
-    host = socket.gethostname().split(".")[0]
+    slurm = Slurm(folder)
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(host=host, folder=folder, ports=free_ports(2)))
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(host=slurm.host, folder=folder, ports=free_ports(2)))
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
     (folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={folder}/gpu[0-3]\n")
     for gpu in range(4):
         (folder / f"gpu{gpu}").touch()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
-    slurm = Slurm(folder)
     files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log"}
     files["seed-file"] = "munge.seed"
-    munged = ["munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in files.items())]
-    daemons = [munged, ["slurmctld", "-D"], ["slurmd", "-D", "-N", host]]
-    running: list[subprocess.Popen[bytes]] = []
     try:
-        for command in daemons:
-            with open(folder / f"{command[0]}.out", "wb") as out:
-                running.append(subprocess.Popen(command, env=slurm.environment, stdout=out, stderr=subprocess.STDOUT))
-            if command is munged:
-                end = time.monotonic() + 10
-                while not (folder / "munge.socket").exists() and time.monotonic() < end:
-                    time.sleep(0.05)
+        slurm.start("munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in files.items()))
         end = time.monotonic() + 30
+        while not (folder / "munge.socket").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        slurm.start("slurmctld", "-D")
+        slurm.start_node()
+        end = time.monotonic() + 60
         while True:
             with contextlib.suppress(RuntimeError):
                 if slurm.call("sinfo", "--noheader", "-o", "%T").split("\n")[0] == "idle":
@@ -157,13 +198,7 @@ def local_slurm(folder: Path) -> Iterator[Slurm]:
             time.sleep(0.2)
         yield slurm
     finally:
-        with contextlib.suppress(RuntimeError):
-            slurm.call("scancel", "--user=root", "--signal=KILL", "--full")
-            slurm.call("scancel", "--user=root")
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            process.wait(timeout=20)
+        slurm.kill()
 
 
 if __name__ == "__main__":
