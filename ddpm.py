@@ -21,6 +21,7 @@ from diffusion import inpainting, likelihood, schedules
 from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite, one_time
 from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
+from diffusion.fitted_times import fitted_times
 from diffusion.network_call import explained, inputs_of, predict
 from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
@@ -270,8 +271,7 @@ class DDPM(nn.Module):
             clip_x0, variance: see `p_sample`. mixture: see `Condition`.
             generator: source of all noise, on this object's device; the same state gives the same samples.
             record: keep intermediate pictures. progress: called with t after each step.
-            sampler, n_steps, placement: another sampler, and fewer steps: as `respaced(n_steps, sampler, placement)`
-                draws. None: all steps, and the sampler of this object.
+            sampler, n_steps, placement: another sampler and fewer steps, see `respaced`. None: as this object does.
 
         Returns:
             y_0: [N, *size] float32 on the device, N = n_sample * K, class-fastest: sample j of class k stands at
@@ -287,9 +287,7 @@ class DDPM(nn.Module):
         n = n_sample if vectors is None else n_sample * len(vectors)
         c = None if vectors is None else Condition(vectors.repeat(n_sample, 1), g_weight, mixture)  # class-fastest
         x = noise_like(torch.empty(n, *self.sample_size(size), device=self.device), generator)
-        few = self
-        if sampler is not None or n_steps is not None:
-            few = self.respaced(self.n_timesteps if n_steps is None else n_steps, sampler, placement)
+        few = self.respaced(self.n_timesteps if n_steps is None else n_steps, sampler, placement)
         times = few.recorded_times() if record else []
         y_0, y_steps = few.reverse_process(x, few.n_timesteps, times, c, clip_x0, variance, generator, progress)
         return y_0, y_steps.numpy()
@@ -342,7 +340,8 @@ class DDPM(nn.Module):
 
         n_steps: how many, or the times themselves, T among them.
         sampler: 'ddpm', 'ddim', 'dpm++2m', 'sde-dpm++2m' or a function (diffusion/samplers.py); None: as this object.
-        placement: of the times, 'uniform' in t, 'quadratic', or uniform in 'log-snr' (diffusion/schedules.py).
+        placement: of the times: 'uniform' in t, 'quadratic', uniform in 'log-snr' (diffusion/schedules.py), or 'fitted'
+            to this model, which costs as much as drawing 30 images in 50 steps (diffusion/fitted_times.py).
 
         With fewer steps its `variance` is 'posterior': beta_t is much larger with few steps and would leave noise on
         images, which x_t nearly determines. Data that are spread out like noise need 'beta' ([Ho] section 3.2).
@@ -352,6 +351,8 @@ class DDPM(nn.Module):
         if isinstance(sampler, str):
             check_choice("sampler", sampler, list(SAMPLERS))
         few.sampler = sampler or self.sampler
+        if placement == "fitted" and isinstance(n_steps, int):
+            n_steps = fitted_times(self, n_steps)
         kept = schedules.kept_times(self.sqrt_alpha_bar_t, self.sqrt_one_minus_alpha_bar_t, n_steps, placement)
         if len(kept) < self.n_timesteps:
             tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), kept)

@@ -2,6 +2,7 @@
 
     python sample.py log/log_mnist/model_epoch20.pt                            # samples.png: a grid of its classes
     python sample.py log/log_mnist/model_epoch20.pt --classes 3 8 --g_weight 3 --animate      # ... and samples.gif
+    python sample.py log/log_mnist/model_epoch20.pt --sampler sde-dpm++2m --n_steps 10        # a grid in 10 steps, not 400
     python sample.py log/log_mnist/model_epoch20.pt --mix 3+8 "3*0.7+8*0.3"    # mixture.png
     python sample.py log/log_mnist/model_epoch20.pt --guidance_sweep 0 0.5 1 2 3 5 8          # guidance_sweep.png
     python sample.py log/log_mnist/model_epoch20.pt --inpaint                  # inpainting.png, of test images
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Sequence
@@ -31,7 +31,6 @@ from common.console import (
     ArgumentParser,
     CallError,
     Progress,
-    RunError,
     as_path,
     at_least,
     in_range,
@@ -42,16 +41,19 @@ from common.console import (
 from common.files import free_names, open_to_append
 from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp, pick_device
 from datasets import sources
+from datasets.class_names import class_index, parse_mixture
 from datasets.image_files import read_images, read_mask
 from datasets.image_set import ImageSet, one_hot, to_float
 from diffusion import inpainting
 from evaluation.comparison import Model, check_comparable, comparison_figure
 from evaluation.npz import export
+from evaluation.reference import finite, try_model
 from figures.grids import plot_gif, plot_grid, plot_groups
 from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint
+from training.arguments import add_sampler_arguments, sampler_as_asked, sampler_in_words
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
 COMPLETION = {
@@ -92,12 +94,7 @@ def parser() -> argparse.ArgumentParser:
         help="samples of each class (4; several models: 2; --inpaint: 5 of each image)",
     )
     add("--g_weight", type=in_range(-1, 1e6), metavar="W", help="guidance weight w (1)")
-    add(
-        "--n_steps",
-        type=number("n_timesteps"),
-        metavar="S",
-        help="sample in S of the T steps (all): faster, but worse images",
-    )
+    add_sampler_arguments(parser)
     add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
     add("--out", type=as_path, metavar="FOLDER", help="folder of the results (that of the model)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -146,6 +143,8 @@ def parse_arguments() -> argparse.Namespace:
         "data_dir": bool(args.inpaint),
         "invert": not args.inpaint,
     }
+    if args.mode == "inpaint" and args.sampler:
+        raise CallError("--sampler has no effect on --inpaint, whose methods have steps of their own: leave it out")
     for name in sorted({name for options in MODES.values() for name in options}):
         if getattr(args, name) is None:
             setattr(args, name, MODES[args.mode].get(name))
@@ -155,32 +154,6 @@ def parse_arguments() -> argparse.Namespace:
             raise CallError(f"--{name} has no effect on {mode} in this call: leave it out")
     args.out = args.out or args.models[0].parent
     return args
-
-
-def class_index(word: str, class_names: Sequence[str]) -> int:
-    """The index of a class, from its name or from the index itself. CallError if there is none."""
-    if word in class_names:
-        return list(class_names).index(word)
-    if word.isdecimal() and int(word) < len(class_names):
-        return int(word)
-    raise CallError(f"there is no class {word!r}; the model's classes are {', '.join(class_names)}")
-
-
-def parse_mixture(text: str, class_names: Sequence[str]) -> dict[int, float]:
-    """'3+8' or '3*0.7+8*0.3' as {class index: weight}. Without weights all are equal and add up to 1."""
-    words = [word.partition("*") for word in text.split("+")]
-    classes = [class_index(name.strip(), class_names) for name, _, _ in words]
-    if len(words) < 2 or len(set(classes)) < len(classes):
-        raise CallError(f"--mix {text}: name two or more different classes, such as 3+8")
-    if not any(star for _, star, _ in words):
-        return {k: 1 / len(classes) for k in classes}
-    try:
-        weights = [float(weight) for _, _, weight in words]
-    except ValueError:
-        weights = [math.nan]
-    if not all(abs(weight) <= 1e6 for weight in weights):
-        raise CallError(f"--mix {text}: give each class a weight up to a million, such as 3*0.7+8*0.3, or no weights")
-    return dict(zip(classes, weights))
 
 
 def chosen(args: argparse.Namespace, class_names: Sequence[str]) -> list[int]:
@@ -219,7 +192,7 @@ def draw_grid(args: argparse.Namespace, model: Model) -> list[Path]:
                 progress=lambda t: progress.advance(n_images / ddpm.n_timesteps),
             )
         heads = [names[k] for k in classes] or None
-        plot_grid(paths[0], y, None, heads, title(args, weight=bool(classes)), n_columns)
+        plot_grid(paths[0], finite(y), None, heads, title(args, weight=bool(classes)), n_columns)
         if args.animate:
             plot_gif(paths[1], steps, ddpm.recorded_times(), n_columns, heads)
     return paths
@@ -244,7 +217,7 @@ def draw_sweep(args: argparse.Namespace, model: Model) -> list[Path]:
         with Progress(n_images) as progress:
             advance = lambda t: progress.advance(n_images / ddpm.n_timesteps)  # noqa: E731
             drawn = sample_weights(ddpm, 1, len(names), classes, args.guidance_sweep, args.seed, progress=advance)
-        groups = [(f"w = {w:g}", y) for w, (y, _) in drawn.items()]
+        groups = [(f"w = {w:g}", finite(y)) for w, (y, _) in drawn.items()]
         plot_groups(paths[0], groups, [names[k] for k in classes], title(args))
     return paths
 
@@ -302,7 +275,7 @@ def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
             generator=torch.Generator(ddpm.device).manual_seed(args.seed),
             progress=lambda t: progress.advance(n_images / n_steps),
         )
-        inpainting_figure(paths[0], images, masks, completed, heads, title(args, how, weight=c is not None))
+        inpainting_figure(paths[0], images, masks, finite(completed), heads, title(args, how, weight=c is not None))
     return paths
 
 
@@ -327,6 +300,7 @@ def export_samples(args: argparse.Namespace, model: Model) -> list[Path]:
         "classes": classes,
         "g_weight": args.g_weight,
         "n_steps": ddpm.n_timesteps,
+        **{name: getattr(args, name) for name in ("sampler", "placement") if getattr(args, name)},
         "seed": args.seed,
         "weights": "raw" if args.raw else "average",
         "model_sha256": hashlib.sha256(model.file.read_bytes()).hexdigest(),
@@ -344,24 +318,17 @@ def export_samples(args: argparse.Namespace, model: Model) -> list[Path]:
 def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
     """The line above a picture: the model file, the options that matter, the seed."""
     words = [args.models[0].name if len(args.models) == 1 else "the same noise", *(["raw weights"] if args.raw else [])]
-    words += [*more, *([f"{args.n_steps} steps"] if args.n_steps else [])]
+    words += [*more, *sampler_in_words(args)]
     return ", ".join([*words, *([f"guidance weight {args.g_weight:g}"] if weight else []), f"seed {args.seed}"])
-
-
-def refuse_nan(network: torch.nn.Module, inputs: Any, eps: torch.Tensor) -> None:
-    """A forward hook, which the network's faster copies keep. RunError if the prediction is not finite."""
-    if not eps.isfinite().all():
-        raise RunError("the model predicts values that are not finite: it diverged in training; take an earlier one")
 
 
 def load(file: Path, device: torch.device, args: argparse.Namespace) -> Model:
     ddpm, content = checkpoint.load_model(file, device, pick_amp("auto", device), args.raw)
-    with values_from_call():
-        sampler = ddpm.respaced(args.n_steps) if args.n_steps else ddpm
+    sampler = sampler_as_asked(ddpm, args)
     size = ddpm.sample_size()
     if len(size) != 3 or size[0] not in (1, 3):
         raise CallError(f"{file} draws no images of 1 or 3 channels, but {list(size)}")
-    ddpm.nn_model.register_forward_hook(refuse_nan)
+    try_model(ddpm)
     return Model(file, ddpm, content, sampler)
 
 

@@ -49,7 +49,7 @@ def ddpm(
 
 def ddim(
     process: Process, x: Tensor, t: int, c: ConditionLike, before: Before, generator: Generator, eta: float = 0.0
-) -> tuple[Tensor, Before]:
+) -> tuple[Tensor, Tensor]:
     """[DDIM] equation 12. eta = 0 adds no noise; eta = 1 is Algorithm 2 with the posterior variance."""
     a, s = process.sqrt_alpha_bar_t, process.sqrt_one_minus_alpha_bar_t
     x0 = predicted_x0(process, x, t, c)
@@ -61,7 +61,7 @@ def ddim(
 
 def dpm_2m(
     process: Process, x: Tensor, t: int, c: ConditionLike, before: Before, generator: Generator
-) -> tuple[Tensor, Before]:
+) -> tuple[Tensor, Tensor]:
     """DPM-Solver++(2M), [DPM++] Algorithm 2: the probability-flow ODE, with x_0 as a straight line in lambda."""
     a, s = process.sqrt_alpha_bar_t, process.sqrt_one_minus_alpha_bar_t
     x0 = predicted_x0(process, x, t, c)
@@ -70,7 +70,7 @@ def dpm_2m(
 
 def sde_dpm_2m(
     process: Process, x: Tensor, t: int, c: ConditionLike, before: Before, generator: Generator
-) -> tuple[Tensor, Before]:
+) -> tuple[Tensor, Tensor]:
     """SDE-DPM-Solver++(2M), [DPM++] equation 18: the reverse SDE with the noise of Algorithm 2, solved in the same way."""
     a, s, shrink = process.sqrt_alpha_bar_t, process.sqrt_one_minus_alpha_bar_t, decay(process, t)
     x0 = predicted_x0(process, x, t, c)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.checks import check_choice, check_count
 
-PLACEMENTS = ("uniform", "quadratic", "log-snr")
+PLACEMENTS = ("uniform", "quadratic", "log-snr", "fitted")  # the last: diffusion/fitted_times.py
 
 
 def ddpm_schedule(beta1: float, beta2: float, n_timesteps: int, schedule: str = "linear") -> dict[str, Tensor]:

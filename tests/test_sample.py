@@ -21,6 +21,7 @@ from tiny_script import run_here
 import sample
 from common import console
 from common.console import Progress
+from datasets.class_names import parse_mixture
 from datasets.image_files import read_images
 from datasets.image_set import to_float, to_uint8
 from datasets.sources import load
@@ -73,6 +74,13 @@ def test_grid_of_some_classes_and_its_animation(run, ddpm, tmp_path, same):
         cell.shape[0] == 140 and any((cell[:, x : x + 140] == expected).all() for x in range(last.shape[1] - 139))
         for cell in cells
     )
+
+
+def test_grid_by_another_sampler(run, ddpm, same):
+    assert run("--sampler dpm++2m --n_steps 3 --placement log-snr") == 0
+    y, _ = ddpm.sample(4, g_weight=1, generator=seeded(), sampler="dpm++2m", n_steps=3, placement="log-snr")
+    title = "model_epoch3.pt, dpm++2m, 3 steps, placed by log-snr, guidance weight 1, seed 0"
+    same("samples.png", [("", y)], NAMES, title)
 
 
 def test_a_seed_is_a_picture(run, tmp_path):
@@ -142,7 +150,7 @@ def test_a_model_that_diverged_is_refused(run, model, tmp_path, capsys, words):
     assert run(words.format(p=tmp_path / "a.png"), tmp_path / "model.pt") == 1
     error = capsys.readouterr().err
     assert "not finite: it diverged" in error and len(error.splitlines()) == 1
-    assert not {".png", ".npz"} & {path.suffix for path in (tmp_path / "out").iterdir()}
+    assert not [*tmp_path.glob("out/*.png"), *tmp_path.glob("out/*.npz")]
 
 
 def test_results_go_beside_the_model_and_into_the_report(run, whole_run, tmp_path):
@@ -222,9 +230,9 @@ def test_mixtures_differ_by_their_condition_alone(run, ddpm, tmp_path, same):
 
 def test_mixtures_are_named_by_index_or_name():
     names = ["T-shirt", "dress", "1"]
-    assert sample.parse_mixture("T-shirt+dress", names) == {0: 0.5, 1: 0.5}
-    assert sample.parse_mixture("0+1", names) == {0: 0.5, 2: 0.5}  # a name comes before an index
-    assert sample.parse_mixture(" dress*2 + 0*-1e-1", names) == {1: 2.0, 0: -0.1}
+    assert parse_mixture("T-shirt+dress", names) == {0: 0.5, 1: 0.5}
+    assert parse_mixture("0+1", names) == {0: 0.5, 2: 0.5}  # a name comes before an index
+    assert parse_mixture(" dress*2 + 0*-1e-1", names) == {1: 2.0, 0: -0.1}
     assert mixture_name({0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, names) == "T-shirt + dress + 1"
     assert mixture_name({0: 1.0, 1: 1.0}, names) == "T-shirt*1 + dress*1"
 
@@ -405,6 +413,9 @@ def test_other_modes_take_one_model(model, capsys):
         ("--batch_size 3", "--batch_size has no effect on a plain grid"),
         ("--mask top", "--mask has no effect on a plain grid"),
         ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
+        ("--placement quadratic", "--placement needs a number of steps"),
+        ("--n_steps 4 --sampler euler", "invalid choice"),
+        ("--inpaint --sampler ddim", "--sampler has no effect on --inpaint"),
         ("--inpaint --g_weight 1", "--g_weight has no effect on --inpaint in this call"),
         ("--inpaint --jump_length 2", "--jump_length has no effect on --inpaint in this call"),
         ("--inpaint --method repaint --n_resample 1 --jump_length 2", "--jump_length has no effect on --inpaint"),

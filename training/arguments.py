@@ -7,7 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from common.console import CallError, at_least, in_range, number
+from common.console import CallError, at_least, in_range, number, values_from_call
+from ddpm import DDPM
+from diffusion.samplers import SAMPLERS
+from diffusion.schedules import PLACEMENTS
 from training.settings import About, Settings, Spec
 
 
@@ -40,6 +43,34 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add("--amp", choices=["off", "bf16", "auto"], default="auto", help="bfloat16 network; auto: where the chip has it")
     add("--compile", choices=["off", "on", "auto"], default="auto", help="torch.compile; auto: on CUDA")
+
+
+def add_sampler_arguments(parser: argparse.ArgumentParser, n_steps: str = "--n_steps") -> None:
+    """How samples are drawn."""
+    add = parser.add_argument_group("sampler (docs/sampling.md says which for how many steps)").add_argument
+    add("--sampler", choices=list(SAMPLERS), help="way to take a step (ddpm, Algorithm 2)")
+    add(n_steps, dest="n_steps", type=number("n_timesteps"), metavar="S", help="sample in S of the T steps (all)")
+    add(
+        "--placement",
+        choices=PLACEMENTS,
+        help="where these S are: evenly in t (uniform), its root or log-SNR; or fitted to the model",
+    )
+
+
+def sampler_as_asked(ddpm: DDPM, args: argparse.Namespace) -> DDPM:
+    """The model as `add_sampler_arguments` lets the user choose how it samples."""
+    if args.placement and not args.n_steps:
+        raise CallError("--placement needs a number of steps, which it places")
+    if not args.sampler and not args.n_steps:
+        return ddpm
+    with values_from_call():
+        return ddpm.respaced(args.n_steps or ddpm.n_timesteps, args.sampler, args.placement or "uniform")
+
+
+def sampler_in_words(args: argparse.Namespace) -> list[str]:
+    """What differs from Algorithm 2 in all steps."""
+    words = [args.sampler, f"{args.n_steps} steps" if args.n_steps else None]
+    return [word for word in [*words, args.placement and f"placed by {args.placement}"] if word]
 
 
 def refuse_useless(

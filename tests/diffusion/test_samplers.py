@@ -7,6 +7,7 @@ ODE moves every x_t so that (x_t - a_t m) / sqrt(a_t^2 v + s_t^2) stays the same
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from tiny_networks import trained_unet
 
 from ddpm import DDPM
 from diffusion.condition import Condition
+from diffusion.fitted_times import cheapest_way
 from diffusion.samplers import SAMPLERS, ddim
 from diffusion.schedules import PLACEMENTS
 
@@ -146,7 +148,7 @@ def test_sample_in_few_steps_is_a_respaced_model(sampler):
 @pytest.mark.parametrize("n_steps", [1, 2, 5, 30, 399, 400])
 def test_where_the_times_are(n_steps):
     ddpm = DDPM(torch.nn.Identity(), n_timesteps=400, device="cpu")
-    for placement in PLACEMENTS:
+    for placement in ("uniform", "quadratic", "log-snr"):
         times = (ddpm.respaced(n_steps, None, placement).time_t[1:] * 400).round().long()
         assert len(times) == n_steps and times[-1] == 400 and (n_steps == 1 or times[0] == 1)
         assert (times.diff() > 0).all()
@@ -171,6 +173,42 @@ def test_impossible_samplers_are_refused(arguments, words):
     with pytest.raises(ValueError) as error:
         exact_ddpm(30).sample(1, n_classes=2, **arguments)
     assert words in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------ fitted times
+
+
+@pytest.mark.parametrize("n_steps", [2, 3, 5])
+def test_times_that_fit_the_model_make_a_smaller_error(n_steps):
+    ddpm, x, before = exact_ddpm(400), noise(64), torch.random.get_rng_state()
+    error = {}
+    for placement in PLACEMENTS:
+        few = ddpm.respaced(n_steps, "ddim", placement)
+        y, _ = few.reverse_process(x, n_steps)
+        error[placement] = (y - end_of_flow(ddpm, x, MEANS.mean(dim=0))).square().mean().item()
+    assert error["fitted"] < 0.8 * min(error[placement] for placement in PLACEMENTS[:3]), error
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_cheapest_way_is_that_of_trying_all():
+    errors = torch.rand(8, 8, generator=seeded()).double()
+    errors[torch.ones(8, 8).triu().bool()] = math.inf
+    for n_steps in (1, 2, 3, 7):
+        ways = [(7, *reversed(way)) for way in itertools.combinations(range(1, 7), n_steps - 1)]
+        cost = {way: sum(errors[i, j].item() for i, j in zip(way, (*way[1:], 0))) for way in ways}
+        assert tuple(cheapest_way(errors, n_steps)) == min(cost, key=cost.get)
+
+
+def test_fitted_times_of_a_network_with_classes_and_of_one_without():
+    ddpm = DDPM(trained_unet(), n_timesteps=60, device="cpu")
+    few = ddpm.respaced(4, placement="fitted")
+    assert len(few.time_t) == 5 and few.time_t[-1] == 1
+    assert torch.equal(few.time_t, ddpm.respaced(4, placement="fitted").time_t)
+    ddpm.nn_model.n_classes = None  # as networks have it that know no classes
+    ddpm.nn_model._checked_class = lambda x, t, c: torch.zeros(len(x), 10) if c is None else 1 / 0
+    assert ddpm.respaced(4, placement="fitted").n_timesteps == 4
+    with pytest.raises(ValueError, match="must be a whole number from 1 to 50, not 51"):
+        ddpm.respaced(51, placement="fitted")
 
 
 # ------------------------------------------------------------------------------------------------ beside diffusers
