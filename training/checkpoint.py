@@ -274,7 +274,7 @@ def _check_run(content: dict[str, Any]) -> None:
     if type(content["history"]) is not list or not all(type(row) is dict for row in content["history"]):
         raise ValueError("its history is no list of rows")
     for row in content["history"]:
-        _plain_values(row, "history")
+        _plain_values({k: v for k, v in row.items() if v == v}, "history")  # nan: the mean loss of times never drawn
     optimizer = content["optimizer"]
     if type(optimizer) is not dict or not {"state", "param_groups"} <= optimizer.keys():
         raise ValueError("its optimizer has no state")
