@@ -34,7 +34,12 @@ from reporting.checks import (
 )
 from reporting.reader import MOST_ENTRIES, Folder, Unreadable, printable
 
-KINDS = {"classes": "class-conditional run", "steps": "run without classes", "points": "run on points"}
+KINDS = {
+    "classes": "class-conditional run",
+    "prompts": "run with prompts",
+    "steps": "run without classes",
+    "points": "run on points",
+}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
 
 

@@ -4,6 +4,7 @@
     python evaluate.py log/log_mnist/model_epoch20.pt --g_weight 2 --n_samples 1000 --fid
     python evaluate.py log/log_mnist/samples.npz --dataset mnist            # what sample.py --npz drew
     python evaluate.py log/log_mnist/model_epoch20.pt --inpaint 100         # half of 100 test images, completed
+    python evaluate.py log/log_celeba/model_epoch50.pt --prompts "a smiling woman" "an old man"     # as words ask
     python evaluate.py log/log_mnist/model_epoch20.pt --bits_per_dim 100    # the variational bound of 100 test images
 
 A small classifier is trained once on the real training images, and is kept in `--judge_dir`. In its features, samples are
@@ -52,6 +53,10 @@ def parser() -> argparse.ArgumentParser:
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--bits_per_dim", type=at_least(1), metavar="N", help="measure the likelihood of the first N test images")
     instead("--inpaint", type=at_least(1), metavar="N", help="measure completions of the first N test images")
+    text = "of a model of train_celeba.py: measure how well samples show what these ask for"
+    instead("--prompts", nargs="+", metavar="TEXT", help=text)
+    text = "option of --prompts: the weights of CLIP, if they are not where they were in training"
+    add("--clip_weights", metavar="FILE", help=text)
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", choices=MASKS, help="hidden part (bottom)")
     add("--method", choices=METHODS, nargs="+", help="methods that complete the images (all)")
@@ -74,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line. CallError for options that have no effect."""
     args = parser().parse_args()
     if args.source.suffix == ".npz":
-        refuse(args, "an .npz", "g_weight", "n_samples", "n_steps", "raw", "inpaint", "bits_per_dim")
+        refuse(args, "an .npz", "g_weight", "n_samples", "n_steps", "raw", "inpaint", "bits_per_dim", "prompts")
         if args.dataset is None:
             raise CallError(f"{args.source} does not say of which data set its images are: add --dataset NAME")
     else:
@@ -83,6 +88,10 @@ def parse_arguments() -> argparse.Namespace:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
     if args.bits_per_dim:
         refuse(args, "the likelihood, which needs all steps", "n_steps")
+    if args.prompts:
+        refuse(args, "prompts", "fid")
+    else:
+        refuse(args, "anything but --prompts", "clip_weights")
     if not args.inpaint:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):

@@ -9,6 +9,8 @@
     python sample.py log/log_mnist/model_epoch20.pt --inpaint photo.jpg --mask mask.png --method repaint --classes 3
     python sample.py log/log_mnist/model_epoch20.pt --inpaint ink_on_paper.jpg --invert       # as white ink on black
     python sample.py log/log_mnist/model_epoch20.pt --npz 50000                # samples.npz, for tools that measure FID
+    python sample.py log/log_celeba/model_epoch50.pt --prompts "a smiling woman" "an old man*0.7 + a hat*0.3" --g_weight 1 3 7
+    python sample.py log/log_celeba/model_epoch50.pt --image_prompt photo.jpg  # prompts.png: like this picture
     python sample.py log/log_mnist_fc/model_epoch10.pt log/log_mnist/model_epoch12.pt         # comparison.png
 
 A model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is needed. Several models are compared: samples
@@ -47,6 +49,7 @@ from datasets.image_set import ImageSet, one_hot, to_float
 from diffusion import inpainting
 from evaluation.comparison import Model, check_comparable, comparison_figure
 from evaluation.npz import export
+from evaluation.prompts import prompt_figure
 from evaluation.reference import finite, try_model
 from figures.grids import plot_gif, plot_grid, plot_groups
 from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
@@ -69,6 +72,7 @@ MODES: dict[str, dict[str, Any]] = {
     "mix": {"n_samples": 4, "g_weight": 1.0},
     "guidance_sweep": {"classes": None},
     "inpaint": {"classes": None, "n_samples": 5, "g_weight": 1.0, "data_dir": Path("./data"), **COMPLETION},
+    "prompts": {"n_samples": 4, "g_weight": [1.0], "image_prompt": [], "clip_weights": None},
     "npz": {"classes": None, "g_weight": 1.0, "batch_size": 250},
     "comparison": {"classes": None, "n_samples": 2, "g_weight": 1.0, "data_dir": Path("./data")},
 }
@@ -93,7 +97,8 @@ def parser() -> argparse.ArgumentParser:
         type=number("n_samples"),
         help="samples of each class (4; several models: 2; --inpaint: 5 of each image)",
     )
-    add("--g_weight", type=in_range(-1, 1e6), metavar="W", help="guidance weight w (1)")
+    text = "guidance weight w (1); --prompts: or several"
+    add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help=text)
     add_sampler_arguments(parser)
     add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
     add("--out", type=as_path, metavar="FOLDER", help="folder of the results (that of the model)")
@@ -108,10 +113,21 @@ def parser() -> argparse.ArgumentParser:
     modes(
         "--guidance_sweep", type=in_range(-1, 1e6), nargs="+", metavar="W", help="each of these w, from the same noise"
     )
+    modes("--prompts", nargs="+", metavar="TEXT", help="of a model of train_celeba.py: what the pictures show")
     modes(
         "--inpaint", nargs="*", type=as_path, metavar="IMAGE", help="complete these images (without any: test images)"
     )
     modes("--npz", type=at_least(1), metavar="N", help="N images as samples.npz; continues after an interruption")
+
+    add = parser.add_argument_group("options of --prompts").add_argument
+    add(
+        "--image_prompt",
+        type=as_path,
+        nargs="+",
+        metavar="FILE",
+        help="pictures that say what to draw, beside the texts",
+    )
+    add("--clip_weights", metavar="FILE", help="the weights of CLIP, if they are not where they were in training")
 
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)")
@@ -131,6 +147,8 @@ def parser() -> argparse.ArgumentParser:
 def parse_arguments() -> argparse.Namespace:
     """The command line. `mode` is a key of MODES; options that are left out get the defaults of this mode."""
     args = parser().parse_args()
+    if args.image_prompt and args.prompts is None:
+        args.prompts = []
     named = [mode for mode in MODES if getattr(args, mode, None) is not None]
     if named and len(args.models) > 1:
         raise CallError(f"--{named[0]} takes one model, not {len(args.models)}")
@@ -152,6 +170,10 @@ def parse_arguments() -> argparse.Namespace:
             plain = {"grid": "a plain grid", "comparison": "a comparison of models"}
             mode = plain.get(args.mode, f"--{args.mode}")
             raise CallError(f"--{name} has no effect on {mode} in this call: leave it out")
+    if args.mode != "prompts" and isinstance(args.g_weight, list):
+        if len(args.g_weight) > 1:
+            raise CallError("--g_weight takes several weights only with --prompts; of classes: --guidance_sweep")
+        args.g_weight = args.g_weight[0]
     args.out = args.out or args.models[0].parent
     return args
 
@@ -291,6 +313,15 @@ def mask_of(word: str, height: int, width: int, generator: torch.Generator) -> t
     return mask
 
 
+def draw_prompts(args: argparse.Namespace, model: Model) -> list[Path]:
+    n_columns = len(args.prompts) + len(args.image_prompt)
+    check_count(args.n_samples * n_columns * len(args.g_weight))
+    what = (args.prompts, args.image_prompt, args.g_weight, args.n_samples, args.seed, title(args), args.clip_weights)
+    with free_names(args.out, "prompts") as paths:
+        prompt_figure(paths[0], model, *what)
+    return paths
+
+
 def export_samples(args: argparse.Namespace, model: Model) -> list[Path]:
     ddpm, names = model.sampler, model.content["class_names"]
     classes = chosen(args, names) if args.classes else list(range(len(names)))
@@ -337,6 +368,7 @@ DRAW = {
     "mix": draw_mixtures,
     "guidance_sweep": draw_sweep,
     "inpaint": draw_inpainting,
+    "prompts": draw_prompts,
     "npz": export_samples,
 }
 

@@ -25,7 +25,16 @@ from pathlib import Path
 
 import torch
 
-from common.console import HelpFormatter, at_least, in_range, run_script, values_from_call
+from common.console import (
+    ArgumentParser,
+    HelpFormatter,
+    as_path,
+    at_least,
+    in_range,
+    number,
+    run_script,
+    values_from_call,
+)
 from common.machine import pick_amp
 from datasets import clip
 from datasets.context import LAYOUTS, encode_prompts
@@ -54,37 +63,44 @@ PROMPTS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     count = at_least(1)
     add = parser.add_argument_group("the exercise's arguments").add_argument
     add("--batch_size", type=count, default=128, help="images per training step")
-    add("--n_epochs", type=count, default=50, help="passes over the training images")
-    add("--log_dir", type=Path, default=Path("./log/log_celeba"), help="folder of everything that the run writes")
-    add("--n_workers", type=at_least(0), default=0, help="threads that decode image files, at the first start")
+    add("--n_epochs", type=number("n_epochs"), default=50, help="passes over the training images")
+    add("--log_dir", type=as_path, default=Path("./log/log_celeba"), help="folder of everything that the run writes")
+    add("--n_workers", type=number("n_workers"), default=0, help="threads that decode image files, at the first start")
     add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
     text = "guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no context)"
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3, 7], metavar="W", help=text)
     text = "what the pictures show, a column each (six prompts, which depend on the encoder)"
     add("--prompts", nargs="+", default=None, metavar="TEXT", help=text)
-    add("--n_features", type=at_least(8), default=64, help="width of the network's first level, a multiple of 8")
+    add(
+        "--n_features",
+        type=number("n_features"),
+        default=64,
+        help="width of the network's first level, a multiple of 8",
+    )
     text = "width of each level as a multiple of n_features"
-    add("--dim_mults", type=count, nargs="+", default=[1, 2, 4, 4], metavar="M", help=text)
-    add("--n_blocks", type=count, default=2, help="residual blocks of each level")
+    add("--dim_mults", type=number("dim_mults"), nargs="+", default=[1, 2, 4, 4], metavar="M", help=text)
+    add("--n_blocks", type=number("n_blocks"), default=2, help="residual blocks of each level")
     add("--dropout", type=in_range(0, 0.999), default=0.0, help="in the residual blocks")
-    add("--n_timesteps", type=count, default=500, help="T, the number of diffusion steps")
-    add("--n_samples", type=count, default=4, help="pictures of each prompt in a grid")
-    add("--im_height", type=at_least(8), default=64, help="height and width of the images")
+    add("--n_timesteps", type=number("n_timesteps"), default=500, help="T, the number of diffusion steps")
+    add("--n_samples", type=number("n_samples"), default=4, help="pictures of each prompt in a grid")
+    add("--im_height", type=number("im_height"), default=64, help="height and width of the images")
     add("--drop_prob", type=in_range(0, 1), default=0.1, help="how often training hides the context")
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=list(LAYOUTS), default="celeba", help="what to train on")
-    add("--data_dir", type=Path, default=Path("./data"), help="folder of the data sets; with `folder`, of its images")
+    add(
+        "--data_dir", type=as_path, default=Path("./data"), help="folder of the data sets; with `folder`, of its images"
+    )
     add("--limit", type=count, default=None, metavar="N", help="train on the first N images only")
 
     add = parser.add_argument_group("encoder").add_argument
     add("--encoder", choices=["clip", "attributes"], default="clip", help="what makes vectors of pictures and texts")
     text = "table of attributes (attributes.csv or list_attr_celeba.txt beside the images)"
-    add("--attributes", type=Path, default=None, metavar="FILE", help=text)
+    add("--attributes", type=as_path, default=None, metavar="FILE", help=text)
     add("--clip_model", default=clip.MODEL, metavar="NAME", help="a model of open_clip")
     text = f"its weights: a name that open_clip knows, a file, or `{clip.RANDOM}`"
     add("--clip_weights", default=clip.WEIGHTS, metavar="FILE", help=text)
@@ -92,9 +108,15 @@ def parser() -> argparse.ArgumentParser:
     add_method_arguments(parser)
     add_running_arguments(parser)
     add = parser.add_argument_group("log folder").add_argument
-    add("--save_every", type=count, default=5, metavar="E", help="model and pictures every E epochs, and at the end")
+    add(
+        "--save_every",
+        type=number("save_every"),
+        default=5,
+        metavar="E",
+        help="model and pictures every E epochs, and at the end",
+    )
     text = "GIFs with the pictures of every E-th epoch, and at the end"
-    add("--animate_every", type=count, default=25, metavar="E", help=text)
+    add("--animate_every", type=number("animate_every"), default=25, metavar="E", help=text)
     parser.set_defaults(schedule="cosine")
     return parser
 

@@ -49,28 +49,24 @@ class ContextSet(ImageSet):
         return (vectors @ context.T).topk(min(n, len(self)), dim=1).indices.T.flatten()
 
 
-def load_context(
-    name: str, data_dir: Path, train: bool, size: int, encoder: Encoder | None, limit: int | None, n_workers: int = 0
+def root_of(name: str, data_dir: Path) -> Path:
+    """Where the images of a data set in LAYOUTS are."""
+    return Path(data_dir).expanduser().absolute() / LAYOUTS[name][0]
+
+
+def load_images(
+    name: str, data_dir: Path, train: bool, size: int, limit: int | None = None, n_workers: int = 0
 ) -> tuple[ImageSet, list[Path]]:
-    """A split of a data set in LAYOUTS as a `ContextSet`, and the files of its images.
-
-    encoder: None gives an ImageSet without context (an encoder of attributes needs the files first).
-    limit: keep the first so many images.
-    """
-    folder, listing = LAYOUTS[name]
-    root = Path(data_dir).expanduser().absolute() / folder
-    images, labels, _names, files = load_files(root, train, size, n_workers, listing)
-    images, labels, files = images[:limit], torch.zeros_like(labels[:limit]), files[:limit]
-    image_set = ImageSet(images, labels, [name], name)
-    if encoder is None:
-        return image_set, files
-    return with_context(image_set, files, encoder, root, "train" if train else "test"), files
+    """A split of a data set in LAYOUTS without its classes, or its first `limit` images; and the files of the images."""
+    images, labels, _names, files = load_files(root_of(name, data_dir), train, size, n_workers, LAYOUTS[name][1])
+    return ImageSet(images[:limit], torch.zeros_like(labels[:limit]), [name], name), files[:limit]
 
 
-def with_context(image_set: ImageSet, files: list[Path], encoder: Encoder, root: Path, split: str) -> ContextSet:
-    """The images with their vectors, from the cache <root>/context_<split>_<encoder>.npz if it is of these files and this
-    encoder."""
-    cache = cache_file(root, f"context_{split}_{encoder.name}.npz")
+def with_context(image_set: ImageSet, files: list[Path], encoder: Encoder, data_dir: Path, train: bool) -> ContextSet:
+    """Images (of `load_images`) with their vectors, from the cache context_<split>_<encoder>.npz beside them if that is
+    of these files and this encoder."""
+    split = "train" if train else "test"
+    cache = cache_file(root_of(image_set.name, data_dir), f"context_{split}_{encoder.name}.npz")
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([encoder.recipe(), states]).encode()).hexdigest()
     context = read_vectors(cache, key)

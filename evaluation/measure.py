@@ -21,6 +21,7 @@ from diffusion.inpainting import JUMP_LENGTH, METHODS, N_RESAMPLE, mask_named
 from evaluation.classifier import accuracy_of, classify, file_name, load_or_train, tells_rotations
 from evaluation.metrics import NEIGHBOURS
 from evaluation.npz import read_npz
+from evaluation.prompt_score import measure_prompts
 from evaluation.record import Record, reverse_steps
 from evaluation.reference import AT_ONCE, Reference, draw_samples, finite, try_model
 from figures.images import bits_figure
@@ -59,7 +60,6 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         with values_from_call():
             ddpm = ddpm.respaced(args.n_steps)
     n_classes = len(content["class_names"])
-    train_set, test_set = real_images(args, device, *checkpoint.data_of(ddpm, content))
     about = {
         **about,
         "epoch": content["epoch"],
@@ -67,6 +67,10 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
         # Completions do not use the reverse steps of plain sampling.
         "sampler": f"ddpm, {steps}, seed {args.seed}" + ("" if args.inpaint else f", {reverse_steps(ddpm)}"),
     }
+    if args.prompts:
+        measure_prompts(ddpm, content, args, about)
+        return
+    train_set, test_set = real_images(args, device, *checkpoint.data_of(ddpm, content))
     if args.bits_per_dim:
         measure_bits(ddpm, n_classes, test_set, args, about)
     elif args.inpaint:

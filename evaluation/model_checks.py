@@ -9,9 +9,11 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from common.console import CallError, RunError
+from common.console import CallError, RunError, one_line
 from common.machine import pick_amp
 from datasets import sources
+from datasets.context import encode_prompts
+from datasets.encoders import encoder_from
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from evaluation.classifier import classify, file_name, load_or_train, tells_rotations
@@ -92,7 +94,11 @@ def _resample(check: Check, name: str, which: str) -> None:
         if grid not in check.generated:
             check.say("note", grid, "was not drawn again: there is nothing to compare with")
             continue
-        drawn = draw_again(ddpm, check, w)
+        try:
+            drawn = draw_again(ddpm, check, w)
+        except (RunError, CallError, KeyError, ValueError) as error:  # of the encoder of prompts
+            check.say("note", grid, f"was not drawn again: {one_line(error)}")
+            return
         there = flat(check.generated[grid])
         difference = float(np.median(np.abs(drawn - there).mean(axis=(1, 2))))
         check.facts["redrawn_difference"] = round(difference, 2)
@@ -107,6 +113,9 @@ def draw_again(ddpm: DDPM, check: Check, w: float | None) -> np.ndarray:
     generator = torch.Generator(ddpm.device).manual_seed(seed_for(settings.seed, PICTURES))
     if settings.kind == "classes":
         classes: dict[str, Any] = {"n_classes": len(settings.class_names), "classes": list(settings.shown)}
+    elif settings.kind == "prompts":
+        vectors = encode_prompts(encoder_from(settings.config["spec"]["encoder"]), list(settings.class_names))
+        classes = {"n_classes": vectors.shape[1], "classes": vectors}
     else:
         classes = {"classes": None}
     y, _ = ddpm.sample(settings.n_samples, g_weight=w or 0.0, generator=generator, record=False, **classes)

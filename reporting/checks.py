@@ -162,6 +162,11 @@ def check_pictures(check: Check) -> None:
             check_figure(check, name)
         if settings.config["arguments"].get("fid"):
             check_figure(check, "fid.png")
+    elif settings.kind == "prompts":
+        for name in ("similarity.png", "forward_process.png", "backward_process.png"):
+            check_figure(check, name)
+        if finished:
+            check_figure(check, "samples_unconditional.png")
     elif finished:
         for name in ("inpainting.png", "mixture.png")[: 2 if len(settings.class_names) > 1 else 1]:
             check_figure(check, name, "problem" if settings.dataset in ("mnist", "rendered") else "note")
@@ -176,7 +181,7 @@ def _check_samples(check: Check) -> None:
     real: tuple[str, np.ndarray] | None = None
     for mark in settings.due(min(check.done, settings.last)):
         final = mark == settings.last
-        animated = final or (settings.kind == "classes" and mark % settings.animate_every == 0)
+        animated = final or (settings.labelled and mark % settings.animate_every == 0)
         # What a continued run drew before it was continued may have been asked for with other arguments.
         row = check.rows[mark - 1] if mark <= len(check.rows) else {}
         steps = mark if settings.unit == "step" else int(finite(row.get("step")) or 0)
@@ -246,7 +251,7 @@ def _check_animation(check: Check, name: str, generated: np.ndarray | None, leve
 
 def _only_samples(images: np.ndarray, settings: Settings) -> np.ndarray:
     """uint8 [rows, columns, H, W, 3] without the blanks that fill up the last row of a run without classes."""
-    return images if settings.kind == "classes" else images.reshape(-1, 1, *images.shape[2:])[: settings.n_samples]
+    return images if settings.labelled else images.reshape(-1, 1, *images.shape[2:])[: settings.n_samples]
 
 
 # ------------------------------------------------------------------------------------------------ models

@@ -64,6 +64,15 @@ CAPTIONS = {
     "guidance_sweep": Caption(MORE, "Guidance sweep",
         "A row for each guidance weight, all from the same noise. A larger weight makes the class clearer and the images "
         "more alike; at very large weights strokes and colours are exaggerated."),
+    "similarity": Caption(MORE, "Pictures and texts in the encoder's space",
+        "The cosine of the vectors of each prompt (rows) and of pictures of the data (columns), the nearest to each "
+        "prompt. Training uses the pictures' vectors, sampling those of the prompts: both must lie near each other."),
+    "prompts": Caption(MORE, "Samples of prompts",
+        "Drawn by sample.py; samples.log has the command. A column for each prompt, from the same noise. A larger w obeys "
+        "the prompt more, and makes the images more alike."),
+    "prompt_score": Caption(MEASURED, "How well prompts are obeyed",
+        "Cosine of the samples' vectors and their prompt's, over the guidance weight; below, that with the other prompts. "
+        "It should rise with w from 0; at large w images can become worse while it still rises."),
     "vector_field": Caption(MORE, "Learnt vector field",
         "Where the network moves points, at several times t. The arrows should point to the data, and to the nearer "
         "of two clusters."),

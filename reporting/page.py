@@ -36,6 +36,11 @@ WITH_CLASSES = (
     "rows: real test images of these classes. Look for columns that show their class, in images that differ. w = 0 is the "
     "conditional model as it was trained; a larger w makes the class clearer and the images more alike."
 )
+WITH_PROMPTS = (
+    "Top rows: generated images, a column for each prompt, from the same noise for every epoch and guidance weight w. Bottom "
+    "rows: the training images whose vectors are nearest to the prompt's. Look for columns that show what their prompt says. "
+    "A larger w obeys the prompt more, and makes the images more alike."
+)
 WITHOUT_CLASSES = (
     "Drawn from the same noise each time: the same place shows the same image getting better. Look for images that are "
     "sharp, complete, and different from one another."
@@ -58,7 +63,7 @@ def _head(run: Run) -> str:
         if count:
             sizes.append(f"{count:,.0f} {name}")
     classes = dataset.get("classes")
-    if isinstance(classes, list) and classes:
+    if isinstance(classes, list) and classes and not run.table("arguments").get("prompts"):
         sizes.append(f"{len(classes)} class{'es' * (len(classes) != 1)}")
     lines = [
         ("Data", str(dataset.get("name", "")) + (f" ({', '.join(sizes)})" if sizes else "")),
@@ -118,6 +123,7 @@ def _grids(run: Run) -> str:
     if not steps:
         return ""
     about = WITH_CLASSES if any(weight for weights in grids.values() for weight in weights) else WITHOUT_CLASSES
+    about = WITH_PROMPTS if run.table("arguments").get("prompts") else about
     return paragraph(about) + stepper("grid", "Samples", list(grids)[-1].unit, steps)
 
 

@@ -160,7 +160,7 @@ def find_pictures(folder: Folder) -> Pictures:
 class Settings(NamedTuple):
     """What config.json tells of a run, every value checked."""
 
-    kind: str  # "classes": counted in epochs; "steps": without classes, counted in steps; "points"
+    kind: str  # "classes": counted in epochs; "prompts": the same, asked in words; "steps": without classes, counted in steps; "points"
     unit: str  # "epoch" or "step"
     dataset: str
     last: int  # epochs or steps asked for
@@ -177,10 +177,15 @@ class Settings(NamedTuple):
     resumed_at: int  # the step of the last continuation: files before it may be of other settings
     config: dict[str, Any]
 
+    @property
+    def labelled(self) -> bool:
+        """Have the grids a column for each class, or for each prompt?"""
+        return self.kind in ("classes", "prompts")
+
     def grid(self) -> Grid:
         """The grid of samples that the run draws."""
         size = (self.height, self.height)
-        if self.kind == "classes":
+        if self.labelled:
             names = tuple(self.class_names[k] for k in self.shown)
             return Grid(size, names, len(names), (self.n_samples, self.n_samples))
         n_columns = math.ceil(math.sqrt(self.n_samples))
@@ -205,13 +210,14 @@ def read_settings(config: dict[str, Any]) -> Settings:
         return value
 
     steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
-    kind = "points" if points else "steps" if steps else "classes"
-    names = dataset.get("classes") or []
+    prompts = arguments.get("prompts")
+    kind = "points" if points else "steps" if steps else "prompts" if prompts else "classes"
+    names = prompts or dataset.get("classes") or []
     texts = type(names) is list and all(type(name) is str and name.isprintable() and len(name) <= 100 for name in names)
     if not texts:
         raise ValueError("the classes of the data set are no list of names")
     weights, shown = [], []
-    if kind == "classes":
+    if kind in ("classes", "prompts"):
         weights = arguments["g_weight"]
         if type(weights) is not list or not 0 < len(weights) <= 100 or None in map(finite, weights):
             raise ValueError("g_weight is no list of numbers")
@@ -234,7 +240,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
         shown=tuple(shown),
         n_samples=integer("n_samples", 1, 10_000, 1),
         height=integer("im_height", 1, 1024, 28),
-        channels=integer("im_channels", 1, 3, 3 if steps else 1),
+        channels=integer("im_channels", 1, 3, 3 if steps or prompts else 1),
         T=integer("n_timesteps", 1, 100_000),
         seed=integer("seed", 0, 2**63 - 1),
         resumed_at=max(resumed, default=0),

@@ -24,6 +24,17 @@ KINDS = {
         "True class: in how many completions the judge, a classifier trained on the real training images, sees the class "
         "of the original. Known error: mean distance of the known pixels from the original, in [-1, 1].",
     ),
+    "prompts": (
+        "Samples of prompts",
+        "Score: mean cosine of the vectors of a prompt's samples and its own vector; and the same with the vectors of the "
+        "other prompts, which should be lower. With CLIP, 100 times the cosine is the CLIP score.",
+    ),
+    "ratings": (
+        "Ratings of the samples of prompts",
+        "Rating low, rating high: the mean rating of samples whose prompt asks for that end of an attribute, by a "
+        "regressor trained on the real images. Difference of real quarters: the same between the lowest and the highest "
+        "quarter of the real training images. Share of real: the one difference by the other.",
+    ),
     "points": (
         "Points of the plane",
         "Energy distance: between these points and as many new ones of the data; 0 is best. The row of the data "
@@ -49,7 +60,7 @@ SHARES = ("judge_accuracy", "true_class", "precision", "recall", "on_permitted_s
 # How a result was measured. What is the same in all rows stands once, below the table.
 FROM_RUN = (
     *("completions", "bound_of", "judge_accuracy_on_real_test_images", "judge_accuracy_on_the_whole_images"),
-    *("accuracy_of_a_judge_that_sees_the_visible_part", "weights", "arithmetic", "sampler"),
+    *("accuracy_of_a_judge_that_sees_the_visible_part", "weights", "arithmetic", "sampler", "vectors_by"),
 )
 CIRCUMSTANCES = (*FROM_RUN, "features", "reference", "n_reference")
 LEFT_OUT = ("precision_recall_images", "precision_recall_k")  # the same as n_images up to 10,000; always 3

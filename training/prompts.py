@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from common.console import CallError
+from common.limits import wrong_name
 from datasets.clip import Clip
-from datasets.context import LAYOUTS, ContextSet, load_context, with_context
+from datasets.context import ContextSet, load_images, root_of, with_context
 from datasets.encoders import Attributes, Encoder, beside
 from figures.grids import plot_grid
 from figures.images import N_PROCESS, draw_animations, draw_grids, process_figures, sample_weights
@@ -21,19 +21,18 @@ N_UNCONDITIONAL = 16  # images without context at the end
 
 def load_sets(args: argparse.Namespace, device: torch.device) -> tuple[Encoder, ContextSet, ContextSet]:
     """The encoder that the arguments ask for, and the two splits with their vectors, on the device."""
-    root = Path(args.data_dir).expanduser().absolute() / LAYOUTS[args.dataset][0]
     encoder: Encoder
     (train_set, files), (val_set, val_files) = (
-        load_context(args.dataset, args.data_dir, train, args.im_height, None, limit, args.n_workers)
+        load_images(args.dataset, args.data_dir, train, args.im_height, limit, args.n_workers)
         for train, limit in ((True, args.limit), (False, None))
     )
     if args.encoder == "attributes":
-        encoder = Attributes.of(args.attributes or beside(root), files)
+        encoder = Attributes.of(args.attributes or beside(root_of(args.dataset, args.data_dir)), files)
     else:
         encoder = Clip(args.clip_model, args.clip_weights, device)
     sets = [
-        with_context(images, paths, encoder, root, split).to(device)
-        for images, paths, split in ((train_set, files, "train"), (val_set, val_files, "test"))
+        with_context(images, paths, encoder, args.data_dir, train).to(device)
+        for images, paths, train in ((train_set, files, True), (val_set, val_files, False))
     ]
     return encoder, sets[0], sets[1]
 
@@ -87,5 +86,6 @@ def draw_prompt_run(
 def check_prompts(prompts: list[str]) -> None:
     """CallError for what cannot stand above a column."""
     for prompt in prompts:
-        if not prompt.isprintable() or len(prompt) > 100:
-            raise CallError(f"the prompt {prompt[:40]!r} must be one line of at most 100 characters")
+        wrong = wrong_name(prompt)
+        if wrong:
+            raise CallError(f"the prompt {prompt[:40]!r} {wrong}")

@@ -12,7 +12,7 @@ from tiny_folders import write_celeba, write_folder
 
 from common.console import CallError, DataError
 from datasets import sources
-from datasets.context import encode_prompts, load_context
+from datasets.context import encode_prompts, load_images, with_context
 from datasets.encoders import Attributes, encoder_from, read_table
 
 FILES = [Path(f"{i:04}.png") for i in range(1, 9)]
@@ -113,7 +113,7 @@ def test_prompts_that_are_refused(encoder, prompts, word):
 def test_the_parts_of_celeba(tmp_path):
     write_celeba(tmp_path, [0, 2, 0, 1, 0, 2])
     for train, numbers in ((True, {1, 3, 5}), (False, {2, 6})):
-        images, files = load_context("celeba", tmp_path, train, 32, None, None)
+        images, files = load_images("celeba", tmp_path, train, 32)
         assert {int(file.stem) for file in files} == numbers
         for image, file in zip(images.images, files):
             assert np.array_equal(image.permute(1, 2, 0), imageio.imread(file))
@@ -125,12 +125,12 @@ def test_the_parts_of_celeba(tmp_path):
 def test_a_partition_that_makes_no_sense(tmp_path, damage):
     (write_celeba(tmp_path, [0, 2]) / "celeba" / "list_eval_partition.txt").write_text(damage)
     with pytest.raises(DataError, match="list_eval_partition.txt has a row"):
-        load_context("celeba", tmp_path, True, 32, None, None)
+        load_images("celeba", tmp_path, True, 32)
 
 
 def test_celeba_is_not_there(tmp_path):
     with pytest.raises(DataError, match="img_align_celeba"):
-        load_context("celeba", tmp_path, True, 32, None, None)
+        load_images("celeba", tmp_path, True, 32)
 
 
 class Counting:
@@ -149,13 +149,18 @@ class Counting:
         return {"version": self.version}
 
 
+def load(data_dir, encoder, limit=None):
+    images, files = load_images("folder", data_dir, True, 8, limit)
+    return with_context(images, files, encoder, data_dir, True), files
+
+
 def test_vectors_belong_to_their_images_and_are_computed_once(tmp_path, capsys):
     write_folder(tmp_path, ["a"], 20, size=8)
     (tmp_path / "train" / "a" / "007.png").write_bytes(b"no picture")
     others = [f"more{i}" for i in range(6)]
     write_folder(tmp_path, others, 20, size=8)  # so that one damaged file is less than one in 100
     encoder = Counting()
-    images, files = load_context("folder", tmp_path, True, 8, encoder, 30)
+    images, files = load(tmp_path, encoder, 30)
     assert len(images) == len(files) == encoder.asked == 30 and images.context.dtype == torch.float16
     y, c = images.to("cpu").batch(torch.tensor([4, 2]))
     assert c.dtype == torch.float32 and c[:, 0].tolist() == [float(files[4].stem), float(files[2].stem)]
@@ -163,18 +168,18 @@ def test_vectors_belong_to_their_images_and_are_computed_once(tmp_path, capsys):
     assert torch.equal(y[0], pixels / 127.5 - 1)
 
     again = Counting()
-    assert torch.equal(load_context("folder", tmp_path, True, 8, again, 30)[0].context, images.context)
+    assert torch.equal(load(tmp_path, again, 30)[0].context, images.context)
     assert again.asked == 0
     other = Counting(version=2)  # as if of other weights
-    assert load_context("folder", tmp_path, True, 8, other, 30)[0].context[0, 1] == 2
+    assert load(tmp_path, other, 30)[0].context[0, 1] == 2
     assert other.asked == 30 and "another encoder" in capsys.readouterr().out
     (tmp_path / "context_train_counting.npz").write_bytes(b"damaged")
-    assert load_context("folder", tmp_path, True, 8, again, 30)[0].context[0, 1] == 1
+    assert load(tmp_path, again, 30)[0].context[0, 1] == 1
 
 
 def test_the_nearest_images(tmp_path):
     write_folder(tmp_path, ["a"], 20, size=8)
-    images, _files = load_context("folder", tmp_path, True, 8, Counting(), None)
+    images, _files = load(tmp_path, Counting())
     images.context = torch.tensor([[k == 3, k != 3] for k in range(len(images))]).half()
     assert images.nearest(torch.tensor([[2.0, 0], [0, 0.5]]), 2)[0] == 3
     assert 3 not in images.nearest(torch.tensor([[0.0, 1]]), len(images) - 1)
