@@ -352,7 +352,7 @@ class DDPM(nn.Module):
             check_choice("sampler", sampler, list(SAMPLERS))
         few.sampler = sampler or self.sampler
         if placement == "fitted" and isinstance(n_steps, int):
-            n_steps = fitted_times(self, n_steps)
+            n_steps = fitted_times(self, [n_steps])[n_steps]
         kept = schedules.kept_times(self.sqrt_alpha_bar_t, self.sqrt_one_minus_alpha_bar_t, n_steps, placement)
         if len(kept) < self.n_timesteps:
             tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), kept)

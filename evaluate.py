@@ -3,6 +3,7 @@
     python evaluate.py log/log_mnist/model_epoch20.pt                       # 30 samples of each class at w = 0 1 3
     python evaluate.py log/log_mnist/model_epoch20.pt --g_weight 2 --n_samples 1000 --fid
     python evaluate.py log/log_mnist/samples.npz --dataset mnist            # what sample.py --npz drew
+    python evaluate.py log/log_mnist/model_epoch20.pt --steps_sweep 3 5 10 400      # quality against steps, as a figure
     python evaluate.py log/log_mnist/model_epoch20.pt --inpaint 100         # half of 100 test images, completed
     python evaluate.py log/log_celeba/model_epoch50.pt --prompts "a smiling woman" "an old man"     # as words ask
     python evaluate.py log/log_mnist/model_epoch20.pt --bits_per_dim 100    # the variational bound of 100 test images
@@ -24,9 +25,13 @@ from common.files import check_writable
 from common.machine import command_line, device_name, keep_large_buffers, pick_device
 from datasets import sources
 from diffusion.inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE
-from evaluation.measure import evaluate_model, evaluate_npz
+from evaluation.measure import evaluate_model, evaluate_npz, measure_samples
 from evaluation.record import read_list
+from evaluation.steps_sweep import as_way, measure_steps
 from reporting.page import write_report
+from training.arguments import add_sampler_arguments
+
+STEPS = ("sampler", "n_steps", "placement")
 
 # ------------------------------------------------------------------------------------------------ arguments
 
@@ -40,8 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=at_least(1), help="samples of each class (30); without classes: of all (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
-    text = "sample in S of the model's T steps (all); if S < T, with the posterior variance"
-    add("--n_steps", type=number("n_timesteps"), metavar="S", help=text)
+    add_sampler_arguments(parser)
     add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
@@ -57,6 +61,10 @@ def parser() -> argparse.ArgumentParser:
     instead("--prompts", nargs="+", metavar="TEXT", help=text)
     text = "option of --prompts: the weights of CLIP, if they are not where they were in training"
     add("--clip_weights", metavar="FILE", help=text)
+    text = "measure few steps: Frechet distance at w = 0 and accuracy at w = 1 for each number of steps"
+    instead("--steps_sweep", type=number("n_timesteps"), nargs="+", metavar="S", help=text)
+    text = "samplers of --steps_sweep, such as ddim or ddpm:fitted (ddpm ddpm:fitted sde-dpm++2m:fitted)"
+    add("--samplers", type=as_way, nargs="+", metavar="SAMPLER[:PLACEMENT]", help=text)
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", choices=MASKS, help="hidden part (bottom)")
     add("--method", choices=METHODS, nargs="+", help="methods that complete the images (all)")
@@ -79,7 +87,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line. CallError for options that have no effect."""
     args = parser().parse_args()
     if args.source.suffix == ".npz":
-        refuse(args, "an .npz", "g_weight", "n_samples", "n_steps", "raw", "inpaint", "bits_per_dim", "prompts")
+        of_models = ("g_weight", "n_samples", *STEPS, "raw", "inpaint", "bits_per_dim", "prompts", "steps_sweep")
+        refuse(args, "an .npz", *of_models)
         if args.dataset is None:
             raise CallError(f"{args.source} does not say of which data set its images are: add --dataset NAME")
     else:
@@ -87,11 +96,17 @@ def parse_arguments() -> argparse.Namespace:
     if args.inpaint or args.bits_per_dim:
         refuse(args, "a measurement without samples", "g_weight", "n_samples", "fid")
     if args.bits_per_dim:
-        refuse(args, "the likelihood, which needs all steps", "n_steps")
+        refuse(args, "the likelihood, which needs all steps", *STEPS)
     if args.prompts:
         refuse(args, "prompts", "fid")
     else:
         refuse(args, "anything but --prompts", "clip_weights")
+    if args.inpaint:
+        refuse(args, "completions, whose methods have steps of their own", "sampler")
+    if args.steps_sweep:
+        refuse(args, "--steps_sweep", "g_weight", "fid", *STEPS)
+    else:
+        refuse(args, "anything but --steps_sweep", "samplers")
     if not args.inpaint:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):
@@ -116,8 +131,10 @@ def main() -> None:
     read_list(args.out)  # now: a file that cannot be added to is found before the work begins
     check_writable(args.out)
     about = {"command": command_line(), "device": device_name(device), "model": args.source.name}
-    measure = evaluate_npz if args.source.suffix == ".npz" else evaluate_model
-    measure(args, about, device)
+    if args.source.suffix == ".npz":
+        evaluate_npz(args, about, device)
+    else:
+        evaluate_model(args, about, device, measure_steps if args.steps_sweep else measure_samples)
     print(f"added to {args.out}")
     if (args.out.parent / "report.html").exists():
         write_report(args.out.parent)

@@ -355,7 +355,7 @@ def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
 
 def load(file: Path, device: torch.device, args: argparse.Namespace) -> Model:
     ddpm, content = checkpoint.load_model(file, device, pick_amp("auto", device), args.raw)
-    sampler = sampler_as_asked(ddpm, args)
+    sampler = sampler_as_asked(ddpm, args.sampler, args.n_steps, args.placement)
     size = ddpm.sample_size()
     if len(size) != 3 or size[0] not in (1, 3):
         raise CallError(f"{file} draws no images of 1 or 3 channels, but {list(size)}")

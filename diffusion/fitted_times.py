@@ -16,27 +16,31 @@ who minimise the variational bound in place of this error.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import torch
 from torch import Tensor
 
 from diffusion.process import Process
 from diffusion.samplers import dpm_2m
 
-GRID = 50  # times among which the steps are chosen
+GRID = 50  # times among which the steps are chosen; more if more steps are wanted
 IMAGES = 30
 
 
-def fitted_times(process: Process, n_steps: int) -> list[int]:
-    """n_steps times of this model, falling from T, as explained above. The same model has the same times.
+def fitted_times(process: Process, numbers: Sequence[int]) -> dict[int, list[int]]:
+    """For each number of steps its times, falling from T, as explained above. The same model has the same times.
 
-    Classes are taken in turn, without guidance. Raises ValueError unless 1 <= n_steps <= GRID.
+    Classes are taken in turn, without guidance. Raises ValueError unless all numbers are in 1..T.
     """
-    grid = min(GRID, process.n_timesteps)
-    if not isinstance(n_steps, int) or not 1 <= n_steps <= grid:
-        raise ValueError(f"n_steps of the placement 'fitted' must be a whole number from 1 to {grid}, not {n_steps}")
-    times = torch.linspace(1, process.n_timesteps, grid).round().long().tolist()
-    way = cheapest_way(step_errors(process, times), n_steps)
-    return [times[i - 1] for i in way]
+    T = process.n_timesteps
+    for n_steps in numbers:
+        if not 1 <= n_steps <= T:
+            raise ValueError(f"n_steps must be a whole number from 1 to T = {T}, not {n_steps}")
+    grid = min(max(GRID, *numbers), T)
+    times = torch.linspace(1, T, grid).round().long().tolist()
+    errors = step_errors(process, times)
+    return {n_steps: [times[i - 1] for i in cheapest_way(errors, n_steps)] for n_steps in numbers}
 
 
 def step_errors(process: Process, times: list[int]) -> Tensor:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from evaluation.reference import AT_ONCE, Reference, draw_samples, finite, try_m
 from figures.images import bits_figure
 from networks.classifier import Classifier
 from training import checkpoint
+from training.arguments import sampler_as_asked
 
 COMPLETED_AT_ONCE = 100  # images
 
@@ -48,8 +49,13 @@ def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.
     record.add(reference.compare("samples", images, labels))
 
 
-def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
-    """Measure samples of a model, or what else the call asks for, with the data set that it was trained on."""
+def evaluate_model(
+    args: argparse.Namespace, about: dict[str, Any], device: torch.device, of_samples: Callable[..., None]
+) -> None:
+    """Measure a model, with the data set that it was trained on.
+
+    of_samples: `measure_samples` or another function of these arguments, for calls that ask for nothing else.
+    """
     # The likelihood is computed in float32: its first terms depend on noise that is too small for bfloat16.
     amp_dtype = None if args.bits_per_dim else pick_amp("auto", device)
     ddpm, content = checkpoint.load_model(args.source, device, amp_dtype, args.raw)
@@ -57,15 +63,16 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
     steps = f"{ddpm.n_timesteps} steps"
     if args.n_steps:
         steps = f"{args.n_steps} of {steps}"
-        with values_from_call():
-            ddpm = ddpm.respaced(args.n_steps)
+    placed = f", placed by {args.placement}" if args.placement else ""
+    ddpm = sampler_as_asked(ddpm, args.sampler, args.n_steps, args.placement)
     n_classes = len(content["class_names"])
     about = {
         **about,
         "epoch": content["epoch"],
         "weights": "raw" if args.raw or not content["arguments"].get("ema") else "moving average",
         # Completions do not use the reverse steps of plain sampling.
-        "sampler": f"ddpm, {steps}, seed {args.seed}" + ("" if args.inpaint else f", {reverse_steps(ddpm)}"),
+        "sampler": f"{args.sampler or 'ddpm'}, {steps}{placed}, seed {args.seed}"
+        + ("" if args.inpaint else f", {reverse_steps(ddpm)}"),
     }
     if args.prompts:
         measure_prompts(ddpm, content, args, about)
@@ -76,7 +83,7 @@ def evaluate_model(args: argparse.Namespace, about: dict[str, Any], device: torc
     elif args.inpaint:
         measure_completions(ddpm, train_set, test_set, args, about)
     else:
-        measure_samples(ddpm, n_classes, train_set, test_set, args, about)
+        of_samples(ddpm, n_classes, train_set, test_set, args, about)
 
 
 def real_images(

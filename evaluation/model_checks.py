@@ -23,6 +23,7 @@ from reporting.checks import Check
 from reporting.grids import flat
 from reporting.log_files import grid_name, model_name
 from reporting.reader import MOST_BYTES, printable
+from training.arguments import sampler_as_asked
 from training.checkpoint import load_model
 from training.seeds import PICTURES, seed_for
 
@@ -85,7 +86,13 @@ def _resample(check: Check, name: str, which: str) -> None:
     amp = torch.bfloat16 if str(config.get("precision", "")).startswith("bf16") else None
     if kind == "cpu" and amp and pick_amp("auto", torch.device("cpu")) is None:
         amp = None  # emulated bfloat16 would be slow, and no closer than float32
-    ddpm, _ = _load(check.folder.path / name, check, amp, kind)
+    ddpm, content = _load(check.folder.path / name, check, amp, kind)
+    asked = [content["arguments"].get(option) for option in ("sampler", "sample_steps", "placement")]
+    try:
+        ddpm = sampler_as_asked(ddpm, *asked)
+    except (TypeError, ValueError):
+        check.say("problem", name, f"has no possible sampler: {printable(asked, 60)}")
+        return
     weights: list[float | None] = list(settings.g_weights) or [None]  # None: a run without classes
     if which == "one":
         weights = [min(weights, key=lambda w: abs(w or 0))]

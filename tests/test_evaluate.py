@@ -63,6 +63,48 @@ def write_npz(path, images, labels=None):
     np.savez(path, arr_0=pixels, **({} if labels is None else {"arr_1": np.asarray(labels)}))
 
 
+# ------------------------------------------------------------------------------------------------ few steps
+
+
+def test_quality_against_steps(evaluated, tmp_path):
+    status, (measured,) = evaluated("--steps_sweep 8 1 3 --samplers ddpm ddim:fitted --n_samples 1")
+    assert status == 0
+    real, *results = measured["results"]
+    assert real["images"] == "real test images"
+    expected = [(n, way) for n in (1, 3) for way in ("ddpm", "ddim:fitted")] + [(8, "ddpm")]
+    assert [(r["steps"], r["sampler"]) for r in results[::2]] == expected  # all 8 steps are Algorithm 2's alone
+    with open(tmp_path / "steps_model_epoch3.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["steps"]), row["sampler"]) for row in rows] == expected
+    for row, at_0, at_1 in zip(rows, results[::2], results[1::2]):
+        assert (at_0["guidance_weight"], at_1["guidance_weight"]) == (0, 1)
+        assert float(row["frechet_distance_w0"]) == pytest.approx(at_0["frechet_distance"], rel=1e-4)
+        assert float(row["judge_accuracy_w1"]) == pytest.approx(at_1["judge_accuracy"], rel=1e-4)
+    assert imageio.imread(tmp_path / "steps_model_epoch3.png").ndim == 3
+
+
+def test_the_sampler_that_is_asked_for_is_measured(evaluated, tmp_path):
+    _, (measured,) = evaluated("--n_samples 1 --g_weight 0 --sampler ddim --n_steps 3 --placement fitted")
+    assert measured["sampler"].startswith("ddim, 3 of 8 steps, placed by fitted, seed 0")
+    _, (_, plain) = evaluated("--n_samples 1 --g_weight 0 --n_steps 3")
+    assert plain["results"][1]["frechet_distance"] != measured["results"][1]["frechet_distance"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--steps_sweep 9", "--steps_sweep 9: the model has 8 steps"),
+        ("--steps_sweep 2 --n_steps 2", "--n_steps has no effect on --steps_sweep"),
+        ("--samplers ddim", "--samplers has no effect on anything but --steps_sweep"),
+        ("--steps_sweep 2 --samplers ddim:best", "'ddim:best' is not one of ddpm, ddim,"),
+        ("--inpaint 2 --sampler ddim", "--sampler has no effect on completions"),
+        ("--placement fitted", "--placement needs a number of steps"),
+    ],
+)
+def test_wrong_calls_of_samplers(evaluated, capsys, words, message):
+    assert evaluated(words)[0] == 2 and message in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------ samples of a model
 
 

@@ -49,7 +49,7 @@ def add_sampler_arguments(parser: argparse.ArgumentParser, n_steps: str = "--n_s
     """How samples are drawn."""
     add = parser.add_argument_group("sampler (docs/sampling.md says which for how many steps)").add_argument
     add("--sampler", choices=list(SAMPLERS), help="way to take a step (ddpm, Algorithm 2)")
-    add(n_steps, dest="n_steps", type=number("n_timesteps"), metavar="S", help="sample in S of the T steps (all)")
+    add(n_steps, type=number("n_timesteps"), metavar="S", help="sample in S of the T steps (all)")
     add(
         "--placement",
         choices=PLACEMENTS,
@@ -57,14 +57,12 @@ def add_sampler_arguments(parser: argparse.ArgumentParser, n_steps: str = "--n_s
     )
 
 
-def sampler_as_asked(ddpm: DDPM, args: argparse.Namespace) -> DDPM:
-    """The model as `add_sampler_arguments` lets the user choose how it samples."""
-    if args.placement and not args.n_steps:
+def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, placement: str | None) -> DDPM:
+    """The model, sampling as the options of `add_sampler_arguments` say. CallError if that is impossible."""
+    if placement and not n_steps:
         raise CallError("--placement needs a number of steps, which it places")
-    if not args.sampler and not args.n_steps:
-        return ddpm
     with values_from_call():
-        return ddpm.respaced(args.n_steps or ddpm.n_timesteps, args.sampler, args.placement or "uniform")
+        return ddpm.respaced(n_steps or ddpm.n_timesteps, sampler, placement or "uniform")
 
 
 def sampler_in_words(args: argparse.Namespace) -> list[str]:

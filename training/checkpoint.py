@@ -39,7 +39,7 @@ NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch
 FREE = (
     {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
     | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
-    | {"n_workers", "checkpoint_every", "prompts"}
+    | {"n_workers", "checkpoint_every", "prompts", "sampler", "sample_steps", "placement"}
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}

@@ -39,7 +39,15 @@ from figures.images import (
 from networks import fc
 from reporting.log_files import FEW, MOST_COLUMNS, shown_classes
 from training import processes
-from training.arguments import about, add_method_arguments, add_running_arguments, refuse_useless, settings_of
+from training.arguments import (
+    about,
+    add_method_arguments,
+    add_running_arguments,
+    add_sampler_arguments,
+    refuse_useless,
+    sampler_as_asked,
+    settings_of,
+)
 from training.checkpoint import build
 from training.settings import Plan, Spec
 from training.trainer import Trainer
@@ -94,6 +102,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add("--num_hidden", type=number("num_hidden"), default=256, help="width of `fc`, which has no use for n_features")
 
     add_method_arguments(parser)
+    add_sampler_arguments(parser, "--sample_steps")
     add_running_arguments(parser)
     add = parser.add_argument_group("log folder").add_argument
     add("--save_every", type=count, default=5, metavar="E", help="model and pictures every E epochs, and at the end")
@@ -149,6 +158,7 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     spec = spec_of(args)
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = build(spec, device, pick_amp(args.amp, device))
+    sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")  # refuses what is impossible
 
     shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
     with values_from_call(), processes.one_by_one():
@@ -180,15 +190,16 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
     classes = shown_classes(val_set.n_classes, args.show_classes)
     names = [val_set.class_names[k] for k in classes]
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
+    sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
     drawn = sample_weights(
-        run.averaged, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate, report("samples")
+        sampler, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate, report("samples")
     )
     real = real_rows(val_set, args.n_samples, classes)
     draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, names, run.mark())
     run.watch.lap("grids")
     if animate:
         steps = {w: steps for w, (_, steps) in drawn.items()}
-        draw_animations(run.log_dir, steps, run.averaged.recorded_times(), names, run.mark())
+        draw_animations(run.log_dir, steps, sampler.recorded_times(), names, run.mark())
         run.watch.lap("animations")
     run.save_model()
     few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]

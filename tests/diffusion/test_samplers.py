@@ -207,8 +207,9 @@ def test_fitted_times_of_a_network_with_classes_and_of_one_without():
     ddpm.nn_model.n_classes = None  # as networks have it that know no classes
     ddpm.nn_model._checked_class = lambda x, t, c: torch.zeros(len(x), 10) if c is None else 1 / 0
     assert ddpm.respaced(4, placement="fitted").n_timesteps == 4
-    with pytest.raises(ValueError, match="must be a whole number from 1 to 50, not 51"):
-        ddpm.respaced(51, placement="fitted")
+    assert ddpm.respaced(60, placement="fitted").n_timesteps == 60
+    with pytest.raises(ValueError, match="from 1 to T = 60, not 61"):
+        ddpm.respaced(61, placement="fitted")
 
 
 # ------------------------------------------------------------------------------------------------ beside diffusers
