@@ -11,6 +11,13 @@ changes is fair to each. Printed are medians over the rounds; a ratio is the med
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
 import argparse
 import statistics
 import tempfile

@@ -12,6 +12,13 @@ be, is refused. Exit status: 0 all folders pass, 1 some fail, 2 a wrong call.
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
 import argparse
 import csv
 import io

@@ -17,6 +17,13 @@ beside the model.
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
 import argparse
 from pathlib import Path
 
@@ -43,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data_dir", type=as_path, default=Path("./data"), help="folder of the data sets")
     add("--judge_dir", type=as_path, default=Path("./log/judges"), help="folder where the classifiers are kept")
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
-    add("--n_samples", type=at_least(1), help="samples of each class (30); without classes: of all (300)")
+    add("--n_samples", type=at_least(1, 10**6), help="samples of each class (30); without classes: of all (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
     add_sampler_arguments(parser)
     add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")

@@ -11,18 +11,29 @@ One folder that cannot be read stops neither the others nor the table. `make ind
 
 from __future__ import annotations
 
-import argparse
 import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
+import argparse
+
+from common.console import ArgumentParser, as_path, run_script
 from reporting.index import write_index
 from reporting.page import write_report
 from reporting.reader import Unreadable
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log_dirs", nargs="*", metavar="FOLDER", help="a log folder: write its report.html again")
-    parser.add_argument("--index", metavar="FOLDER", help="write index.html there, a table of the log folders below it")
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "log_dirs", type=as_path, nargs="*", metavar="FOLDER", help="a log folder: write its report.html again"
+    )
+    parser.add_argument(
+        "--index", type=as_path, metavar="FOLDER", help="write index.html there, a table of the log folders below it"
+    )
     return parser
 
 
@@ -46,4 +57,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda: sys.exit(main()))

@@ -21,6 +21,13 @@ next free name (samples.png, samples_2.png, ...). The file samples.log there say
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
 import argparse
 import hashlib
 from datetime import datetime, timezone

@@ -12,6 +12,10 @@ the Frechet distance in the features of a small network that is first trained to
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

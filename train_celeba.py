@@ -14,6 +14,10 @@ which downloads weights once), and `attributes`, a table of numbers beside the i
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

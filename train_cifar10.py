@@ -9,8 +9,10 @@ The images are those of torchvision (downloaded to ./data if they are not there)
 ./data/cifar10/train/<class>/ and ./data/cifar10/test/<class>/. Half of them are mirrored, each time others.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ files in ./data/cifar100/train/<class>/ and ./data/cifar100/test/<class>/. Half 
 Model and metrics are of all classes; data.png shows them all, the other pictures 10 that are spread evenly.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

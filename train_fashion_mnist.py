@@ -7,8 +7,10 @@
 The images are read from ./data/FashionMNIST/raw, or downloaded there.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ Expect a training loss of 0.12 in the first epoch, 0.06 in the second, 0.05 in t
 and digits at w = 1 most of which can be read after the first epoch.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ others in network_plain and network_residual inside it.
 
 from __future__ import annotations
 
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
 from common.console import listen
 
 if __name__ == "__main__":

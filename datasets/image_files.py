@@ -73,11 +73,20 @@ def decode(
         if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are suspiciously many")
         _check_white(opened)
-        image = _to_rgb(ImageOps.exif_transpose(opened))
+        image = _to_rgb(_upright(opened))
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((width, height), resample).convert(mode)
     return np.asarray(square).reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say. Damaged EXIF data say nothing; damaged pixels still raise an exception."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # whatever Pillow makes of junk
+        return image
 
 
 def _check_white(image: Image.Image) -> None:

@@ -1,7 +1,7 @@
 """Folders of image files, decoded once into one uint8 array and cached.
 
     <root>/train/cat/0001.jpg ...      the sorted names of the folders are the classes
-    <root>/test/cat/0001.jpg ...       the same classes; the folder may also be called "val"
+    <root>/test/cat/0001.jpg ...       the same classes; the folder may also be called "val", "valid" or "validation"
 
     images, labels, class_names = load_folder(Path("data/afhq"), train=True, size=64)
 
@@ -39,7 +39,9 @@ from common.console import DataError, one_line
 from common.files import atomic_write
 from datasets.image_files import decode
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+UNREAD = {".avif", ".heic", ".heif", ".jp2", ".psd", ".svg", ".tga"}  # pictures too, but not for Pillow alone
+TEST_FOLDERS = ("test", "val", "valid", "validation")
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
 BAD_SHARE = 100  # more than one damaged file in 100 stops the run
 LEFT_OUT = " cannot be decoded and is left out"
@@ -105,7 +107,7 @@ def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile
     """The folder of a split, the class names, and the files of the split in their final order."""
     folder = root / "train"
     class_names = _class_folders(folder)
-    test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    test_folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_folder and not train:
         folder = test_folder
         odd = sorted(set(_class_folders(folder)) ^ set(class_names))
@@ -124,7 +126,7 @@ def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile
 
 def _class_folders(folder: Path) -> list[str]:
     try:
-        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder} is not there: put images into {folder}/<class>/") from None
     if not names:
@@ -134,9 +136,11 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
     """The image files of one class, in order. Hidden files and other suffixes (Thumbs.db, notes.txt) do not count."""
-    files = []
+    files, unread = [], []
     for entry in os.scandir(folder / class_name):
         suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in UNREAD and not entry.name.startswith("."):
+            unread.append(entry.name)
         if entry.name.startswith(".") or suffix not in SUFFIXES or entry.is_dir():
             continue
         name = f"{class_name}/{entry.name}"
@@ -146,6 +150,9 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
         except OSError:  # such as a link to nowhere: decoding will fail, and say so
             state = 0, 0, 0
         files.append(ImageFile(hashlib.sha256(os.fsencode(name)).hexdigest(), name, label, state))
+    if unread:
+        left_out = f"{len(unread):,} pictures of other kinds are left out, such as {min(unread)}"
+        print(f"{folder / class_name}: {left_out} (convert them to PNG or JPEG)", file=sys.stderr, flush=True)
     if not files:
         raise DataError(f"{folder / class_name} holds no images ({' '.join(sorted(SUFFIXES))}): add some or remove it")
     return sorted(files)

@@ -7,6 +7,8 @@ says what to do, when files are missing or damaged.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import io
 import math
 import os
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from common.console import DataError, one_line
+from common.machine import as_command, this_python
 from datasets.image_folder import load_folder
 
 try:
@@ -34,6 +37,8 @@ except RuntimeError as error:  # such as "operator torchvision::nms does not exi
     ) from None
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "load_cifar", "load_mnist", "lossy_copies"]
+
+MOST_IMAGES = 1_000_000  # in a file of MNIST's kind
 
 
 @contextlib.contextmanager
@@ -52,10 +57,10 @@ def _advice(problem: str, source: type[MNIST] | type[CIFAR10], data_dir: Path) -
             folders = f"{data_dir / name.lower()}/train/<class>/ and .../test/<class>/"
             copy = f"copy {source.filename} to {data_dir}; or put image files into {folders}"
         rendered = "; or use --dataset rendered, which needs no download" if source is MNIST else ""
-        command = f"from torchvision.datasets import {name}; {name}('{data_dir}', download=True)"
+        code = f"from torchvision.datasets import {name}; {name}({str(data_dir)!r}, download=True)"
         raise DataError(
             f"{problem} ({one_line(error)}). On a machine with network, such as a login node, run: "
-            f'python -c "{command}"; or {copy}{rendered}'
+            f"{as_command([this_python(), '-c', code])}; or {copy}{rendered}"
         ) from error
 
 
@@ -90,24 +95,43 @@ def _download(source: type[MNIST] | type[CIFAR10], data_dir: Path, archives: lis
         socket.setdefaulttimeout(timeout)
 
 
+# SHA-256 of the labels of Fashion-MNIST, whose files have the names of MNIST's.
+CLOTHES = {
+    "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+
+
 def load_mnist(source: type[MNIST], data_dir: Path, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-    """MNIST or FashionMNIST (`source`) from its four files in <data_dir>/<name of the source>/raw."""
+    """MNIST or FashionMNIST (`source`) from its four files in <data_dir>/<name of the source>/raw.
+
+    A file may also be packed (.gz), and have the name that some archives give it (train-images.idx3-ubyte).
+    """
     raw = data_dir / source.__name__ / "raw"
     files = [raw / f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    missing = [file for file in files if not os.path.isfile(file)]
+    missing = [file for file in files if _as_people_have_it(file) is None]
     if missing:
         with _advice(f"{source.__name__} is not in {raw}, and the download failed", source, data_dir):
             _download(source, data_dir, list(raw.glob("*-ubyte.gz")), missing)
-    image_file, label_file = files[:2] if train else files[2:]
+    image_file, label_file = (_as_people_have_it(file) or file for file in (files[:2] if train else files[2:]))
     with _advice(f"{raw} cannot be read: delete what is damaged", source, data_dir):
-        images, labels = _read_idx(image_file, (28, 28)), _read_idx(label_file, ()).long()
+        images, labels = _read_idx(image_file, (28, 28)), _read_idx(label_file, ())
         if len(labels) != len(images):
             raise ValueError(f"{label_file.name} has {len(labels):,} labels for {len(images):,} images")
         if labels.max() > 9:
             raise ValueError(f"{label_file.name} has a label {labels.max()}")
+    if source is MNIST and hashlib.sha256(labels.numpy().tobytes()).hexdigest() in CLOTHES:
+        print(f"{raw} holds the files of Fashion-MNIST, not of MNIST: they show clothes, no digits", flush=True)
     # torchvision calls the digits "0 - zero" and so on.
     class_names = [str(digit) for digit in range(10)] if source is MNIST else list(source.classes)
-    return images[:, None], labels, class_names
+    return images[:, None], labels.long(), class_names
+
+
+def _as_people_have_it(file: Path) -> Path | None:
+    """This file, or the same under another name that it goes by; None if there is none."""
+    names = [file.name, file.name.replace("-idx", ".idx")]
+    found = [file.with_name(f"{name}{packed}") for packed in ("", ".gz") for name in names]
+    return next((path for path in found if path.is_file()), None)
 
 
 def _read_idx(file: Path, shape: tuple[int, ...]) -> Tensor:
@@ -115,13 +139,14 @@ def _read_idx(file: Path, shape: tuple[int, ...]) -> Tensor:
 
     Header: bytes 0, 0, 8 and the number of dimensions; then each dimension as a big-endian 32-bit integer.
     """
-    content = np.fromfile(file, np.uint8)
-    start = 4 + 4 * (1 + len(shape))
+    start, most = 4 + 4 * (1 + len(shape)), MOST_IMAGES * math.prod(shape)
+    with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+        content = np.frombuffer(stream.read(start + most + 1), np.uint8)  # a packed file can unpack to any size
     n = max(0, len(content) - start) // math.prod(shape)
     header = bytes([0, 0, 8, 1 + len(shape)]) + struct.pack(f">{1 + len(shape)}I", n, *shape)
     if n == 0 or content[:start].tobytes() != header or len(content) != start + n * math.prod(shape):
         raise ValueError(f"{file.name} is damaged: its header does not fit its length, {len(content):,} bytes")
-    return torch.from_numpy(content[start:]).view(n, *shape)
+    return torch.from_numpy(content[start:].copy()).view(n, *shape)
 
 
 def load_cifar(

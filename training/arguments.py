@@ -37,7 +37,7 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write a checkpoint at least this often, so that a computer that fails costs no more"
     add("--checkpoint_every", type=in_range(0, 1e9), default=300, metavar="SECONDS", help=text)
     text = "compute the gradient of a batch in N parts one after the other, which takes less memory"
-    add("--accumulate", type=at_least(1), default=1, metavar="N", help=text)
+    add("--accumulate", type=at_least(1, 10**6), default=1, metavar="N", help=text)
     text = "scale gradients whose norm is larger down to this norm"
     add("--clip_grad", type=in_range(0, 1e30, open_ends=True), default=None, metavar="NORM", help=text)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
