@@ -22,7 +22,6 @@ import common  # noqa: F401  (it tells what a Python lacks that cannot run the s
 import argparse
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any
 

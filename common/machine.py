@@ -98,7 +98,12 @@ def this_python() -> str:
 
 def as_command(words: Sequence[str]) -> str:
     """Words as a line to paste into a shell (cmd.exe on Windows): quotes, spaces and backslashes survive."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(shlex.quote, words))
+
+    def quoted(word: str) -> str:
+        plain = "'" in word and not set(word) & set('"$`\\!')  # easier to read than the quotes of shlex
+        return f'"{word}"' if plain else shlex.quote(word)
+
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(quoted, words))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

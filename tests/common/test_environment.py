@@ -37,8 +37,7 @@ def test_a_users_matplotlib_decides_nothing(tmp_path, monkeypatch):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: tight\nfont.family: no such font\n")
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common.console import run_script; import utils, hashlib\n"
-        "history = [{'epoch': 1, 'train_loss': 0.5}]\n"
-        "run_script(lambda: utils.plot_loss('loss.png', history))\n"
+        "run_script(lambda: utils.plot_loss([0.5], 'loss.png'))\n"
         "print(hashlib.sha256(open('loss.png', 'rb').read()).hexdigest())"
     )
 
