@@ -57,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
 
 def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: Path) -> Trainer:
     """The Trainer of train_mnist.py with its default settings, on noise instead of digits."""
-    arguments = training_parser(None, ["noise"], log_dir=log_dir, batch_size=args.batch_size).parse_args([])
-    spec = spec_of(arguments)
+    its_parser = training_parser(None, ["noise"], log_dir=log_dir, batch_size=args.batch_size)
+    arguments = its_parser.parse_args([])
+    spec = spec_of(its_parser, arguments)
     noise = ImageSet(
         torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8),
         torch.arange(60_000) % 10,

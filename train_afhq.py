@@ -3,7 +3,9 @@
     python train_afhq.py                                       # the exercise: 10,000 steps at 32 x 32, log/log_afhq
     python train_afhq.py --resume                              # the same command after an interruption
     python train_afhq.py --train_steps 1000 --save_and_sample_every 500 --fid
+    python train_afhq.py --data_class all --data_path ./data/afhq/train        # every class, from this folder
     python train_afhq.py --load_path log/log_afhq/model_step10000.pt --save_folder log/longer   # begin with its weights
+    python train_afhq.py --visualize --load_path log/log_afhq/model_step10000.pt --save_folder log/pictures
 
 The images are files in <data_path>/afhq/train/<class>/ (and .../test/<class>/ or .../val/<class>/, if you have them;
 otherwise some are held out). `--fid` measures the FID if clean-fid is installed (requirements-fid.txt), and in any case
@@ -23,7 +25,6 @@ if __name__ == "__main__":
 
 import argparse
 import functools
-import math
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -31,6 +32,7 @@ import torch
 
 from common.console import (
     ArgumentParser,
+    CallError,
     HelpFormatter,
     as_path,
     at_least,
@@ -45,14 +47,14 @@ from datasets.image_set import ImageSet
 from evaluation.record import Record, read_list, reverse_steps
 from evaluation.reference import Reference, draw_samples
 from figures.curves import new_figure, plain_axes, write_figure
-from figures.grids import plot_gif, plot_grid
 from figures.images import process_figures
 from training import checkpoint, processes
-from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
+from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
 from training.class_conditional import draw_data
-from training.seeds import order_of_epoch
+from training.seeds import PICTURES, order_of_epoch, seed_for
 from training.settings import Plan
 from training.trainer import Trainer
+from training.unconditional import N_PROCESS, draw_without_classes
 
 EXPECTED = (
     "The loss falls fast in the first hundreds of steps and then hardly at all, while faces become faces: judge "
@@ -60,8 +62,7 @@ EXPECTED = (
 )
 
 
-N_MEASURED = 1_000  # samples that --fid compares with the training images
-N_PROCESS = 8  # images in the figures of the forward and the backward process
+N_FID = 1_000  # samples that --fid compares with the training images
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--train_steps", type=number("train_steps"), default=10_000, help="length of the training")
     text = "model and pictures every S steps, and at the end"
     add("--save_and_sample_every", type=count, default=1000, metavar="S", help=text)
-    add("--data_class", default="cat", help="which animal: the name of a folder")
+    add("--data_class", default="cat", help="which animal: the name of a folder; all: all of them")
     add(
         "--image_size",
         "--im_height",
@@ -104,13 +105,16 @@ def parser() -> argparse.ArgumentParser:
         type=as_path,
         default=Path("./data"),
         dest="data_dir",
-        help="folder of the data sets",
+        help="folder of the data sets, or of the images: .../train with a folder for each class in it",
     )
     text = "threads that decode image files, at the first start"
     add("--dataloader_workers", "--n_workers", type=at_least(0), default=0, dest="n_workers", help=text)
     add("--n_samples", type=number("n_samples"), default=64, help="pictures in a grid of samples")
-    text = f"with the pictures: how far {N_MEASURED:,} samples are from the training images"
+    text = "with the pictures: how far samples are from the training images"
     add("--fid", action="store_true", help=text)
+    add("--n_fid", type=at_least(4, 100_000), default=N_FID, help="of --fid: how many samples")
+    text = "no training: the forward and the backward process of the model at --load_path"
+    add("--visualize", action="store_true", help=text)
     add("--judge_dir", type=as_path, default=Path("./log/judges"), help="where the judges of --fid are kept")
     add_method_arguments(parser)
     add_running_arguments(parser)
@@ -120,14 +124,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
+    if args.data_dir.name == "train":  # as the exercise's script has it: the folder of the classes itself
+        args.dataset, args.data_dir = "folder", args.data_dir.parent
+    if args.data_class == "all":
+        args.data_class = None
     device = processes.start(args.device)
+    if args.visualize:
+        visualize(args, device)
+        return
     network = {"in_channels": 3, "height": args.im_height, "dim": args.unet_dim, "dim_mults": list(args.unet_dim_mults)}
     # The exercise's sampler: x_0 clamped, mean and variance of the posterior.
-    schedule = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
     spec = {
         "network": "unet",
         "network_arguments": network,
-        "ddpm": {**schedule, "variance": "posterior", "clip_x0": True},
+        "ddpm": {**process_of(parser(), args), "variance": "posterior", "clip_x0": True},
     }
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
@@ -138,7 +148,7 @@ def main() -> None:
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}
     with values_from_call(), processes.one_by_one():
         train_set, val_set = (
-            sources.load("afhq", args.data_dir, train, n_workers=args.n_workers, **which).to(device)
+            sources.load(args.dataset, args.data_dir, train, n_workers=args.n_workers, **which).to(device)
             for train in (True, False)
         )
     reference = None
@@ -149,47 +159,48 @@ def main() -> None:
             reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     draw_first = functools.partial(draw_data, train_set=train_set)
-    draw = functools.partial(draw_animal_run, train_set=train_set, n_samples=args.n_samples, reference=reference)
+    draw = functools.partial(
+        draw_animal_run, train_set=train_set, n_samples=args.n_samples, reference=reference, n_fid=args.n_fid
+    )
     told = about(parser(), args, spec, EXPECTED)
     Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw, draw_first).run()
 
 
-def draw_animal_run(run: Trainer, train_set: ImageSet, n_samples: int, reference: Reference | None = None) -> None:
-    """samples_step{S}.png, forward_process.png, backward_process.png and the model; at the end a GIF of the samples.
-    With a reference also a row of metrics.json and fid.png.
-
-    All have the same noise, that of the run's seed: pictures of two steps differ because the models differ.
+def draw_animal_run(
+    run: Trainer, train_set: ImageSet, n_samples: int, reference: Reference | None = None, n_fid: int = N_FID
+) -> None:
+    """The pictures of a run without classes, at the end with a GIF, and the model. With a reference also a row of
+    metrics.json and fid.png, from n_fid samples.
     """
-    final, seed = run.step == run.plan.last_step, run.seed_for_pictures
-    tail = run.mark().replace(" ", "")  # as in "step1000"
-    generator = torch.Generator(run.device).manual_seed(seed)
-    y_0, y_steps = run.averaged.sample(
-        n_samples, classes=None, generator=generator, record=final, progress=run.sampling_progress("samples")
-    )
-    plot_grid(run.log_dir / f"samples_{tail}.png", y_0, title=f"{run.mark()}, samples")
-    run.watch.lap("grids")
-    if final:
-        plot_gif(
-            run.log_dir / f"animation_{tail}.gif",
-            y_steps,
-            run.averaged.recorded_times(),
-            math.ceil(math.sqrt(len(y_0))),
-        )
-        run.watch.lap("animations")
-    first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
-    images, _ = train_set.batch(first)
-    process_figures(run.log_dir, run.averaged, images, seed, progress=run.sampling_progress("processes"))
-    run.watch.lap("other figures")
+    draw_without_classes(run, run.averaged, train_set, n_samples, animate=run.step == run.plan.last_step)
     if reference is not None:
-        measure(run, reference)
+        measure(run, reference, n_fid)
         run.watch.lap("measuring")
     run.save_model()  # last: a run that was stopped before makes all of these again
 
 
-def measure(run: Trainer, reference: Reference) -> None:
+def visualize(args: argparse.Namespace, device: torch.device) -> None:
+    """forward_process.png and backward_process.png of the model at args.load_path, without training."""
+    if args.load_path is None:
+        raise CallError("--visualize needs --load_path, a model file of this script")
+    if (args.log_dir / "config.json").exists() and args.load_path.parent.resolve() != args.log_dir.resolve():
+        raise CallError(
+            f"{args.log_dir} holds another run, whose figures would be replaced: give another --save_folder"
+        )
+    ddpm, content = checkpoint.load_model(args.load_path, device, pick_amp(args.amp, device))
+    name, which = checkpoint.data_of(ddpm, content)
+    with values_from_call():
+        train_set = sources.load(name, args.data_dir, True, n_workers=args.n_workers, **which).to(device)
+    args.log_dir.mkdir(parents=True, exist_ok=True)
+    images, _ = train_set.batch(order_of_epoch(len(train_set), args.seed, 0)[:N_PROCESS])
+    process_figures(args.log_dir, ddpm, images, seed_for(args.seed, PICTURES))
+    print(f"{args.log_dir / 'forward_process.png'}, {args.log_dir / 'backward_process.png'}")
+
+
+def measure(run: Trainer, reference: Reference, n_fid: int) -> None:
     """Compare samples with the training images, add that to metrics.json, and plot all that stands there as fid.png."""
     seed = run.seed_for_pictures
-    images, _ = draw_samples(run.averaged, 0, N_MEASURED, 0, seed, watch=lambda t: run.heed_signals())
+    images, _ = draw_samples(run.averaged, 0, n_fid, 0, seed, watch=lambda t: run.heed_signals())
     file = run.log_dir / "metrics.json"
     about = {
         "command": command_line(),

@@ -43,7 +43,7 @@ from common.machine import pick_amp
 from datasets import clip
 from datasets.context import LAYOUTS, encode_prompts
 from training import processes
-from training.arguments import about, add_method_arguments, add_running_arguments, settings_of
+from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
 from training.checkpoint import build
 from training.prompts import check_prompts, draw_first, draw_prompt_run, load_sets
 from training.settings import Plan
@@ -138,7 +138,7 @@ def main() -> None:
         **{"dim_mults": list(args.dim_mults), "n_blocks": args.n_blocks, "dropout": args.dropout},
     }
     # x_0 clamped: guidance would otherwise drive colours out of their range.
-    schedule = {name: getattr(args, name) for name in ("n_timesteps", "drop_prob", "schedule", "loss")}
+    schedule = {**process_of(parser(), args), "drop_prob": args.drop_prob}
     spec = {
         "network": "unet",
         "network_arguments": network,

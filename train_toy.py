@@ -1,11 +1,14 @@
 """Train a DDPM on points of the plane whose density is known, and fill a log folder.
 
-    python train_toy.py                                  # a sharp chequerboard, log/log_toy_chequerboard
-    python train_toy.py --data two_gaussians
-    python train_toy.py --network all                    # the three networks, and networks.png to compare them
-    python train_toy.py --n_timesteps 500 --log_dir log/toy500
-    python train_toy.py --resume                         # the same command after an interruption
+    python train_toy.py                                  # the sheet: two Gaussians, its network, T = 1000; log/log_toy_tg
+    python train_toy.py --data cb                        # its chequerboard of 3 x 3
+    python train_toy.py --recipe sharp                   # a better network, schedule and sampler on a 4 x 4 chequerboard
+    python train_toy.py --recipe sharp --data two_gaussians
+    python train_toy.py --recipe sharp --network all     # the three networks, and networks.png to compare them
+    python train_toy.py --recipe sharp --resume          # the same command after an interruption
 
+`--recipe` chooses the defaults of all other options. `sheet`: what the sheet says, sigma^2 = beta, a linear schedule, the
+plain network, no clipping, no moving average, one pass over ten million points. `sharp`: what we found to be better.
 `--network plain` is the exercise's network; `residual` and `fourier` are answers to its question how the architecture
 can improve the fit (see networks/fc.py). With `all` the first of them, fourier, is trained in the log folder itself, the
 others in network_plain and network_residual inside it.
@@ -33,11 +36,19 @@ from common.console import ArgumentParser, HelpFormatter, as_path, at_least, in_
 from common.machine import command_line, device_name, pick_amp
 from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
 from ddpm import DDPM
+from diffusion.likelihood import VARIANCES
 from evaluation.record import Record, reverse_steps
 from figures.points import N_SAMPLES, plot_field, plot_processes, plot_samples
 from reporting.page import write_report
 from training import checkpoint, processes
-from training.arguments import about, add_method_arguments, add_running_arguments, refuse_useless, settings_of
+from training.arguments import (
+    about,
+    add_method_arguments,
+    add_running_arguments,
+    process_of,
+    refuse_useless,
+    settings_of,
+)
 from training.losses import VALIDATION_IMAGES
 from training.settings import Plan
 from training.trainer import Trainer
@@ -51,47 +62,79 @@ NETWORK_OPTIONS = {  # of those that not all of them have
     "fourier": ("n_blocks", "n_frequencies"),
     "all": ("n_blocks", "n_frequencies"),
 }
+RECIPES = {
+    "sheet": {
+        **{"dataset": "tg", "network": "plain", "num_hidden": 64, "n_timesteps": 1000, "schedule": "linear"},
+        **{"n_points": 10_000_000, "batch_size": 10_000, "train_steps": 1000, "save_and_sample_every": 500},
+        **{"l_rate": 1e-3, "ema": 0.0, "variance": "beta", "clip_x0": "off"},
+    },
+    "sharp": {
+        **{"dataset": "chequerboard", "network": "fourier", "num_hidden": 96, "n_timesteps": 100, "schedule": "cosine"},
+        **{"n_points": 100_000, "batch_size": 512, "train_steps": 12_000, "save_and_sample_every": 4000},
+        **{"l_rate": 2e-3, "ema": 0.9995, "variance": "posterior", "clip_x0": "auto"},
+    },
+}
 EXPECTED = (
     "The loss falls fast at first and then hardly at all: most of the noise of a point cannot be known. Judge progress by "
     "the samples, and by the energy distance, which for true points stands beside it."
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(recipe: str = "sheet") -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add, count = parser.add_argument_group("the exercise's arguments").add_argument, at_least(1)
-    add("--data", choices=sorted(DISTRIBUTIONS), default="chequerboard", dest="dataset", help="which distribution")
-    add("--network", choices=[*NETWORKS, "all"], default="fourier", help="the kind of network; all: compare them")
-    add("--num_hidden", type=number("num_hidden"), default=96, help="width of the network's hidden layers")
+    add("--recipe", choices=list(RECIPES), help="which defaults the other options have; see above")
+    text = "which distribution; tg, cb: the sheet's; two_gaussians, chequerboard: sharper ones"
+    add("--data", choices=list(DISTRIBUTIONS), dest="dataset", help=text)
+    add("--network", choices=[*NETWORKS, "all"], help="the kind of network; all: compare them")
+    add("--num_hidden", type=number("num_hidden"), help="width of the network's hidden layers")
     add("--n_blocks", type=number("n_blocks"), default=3, help="of `residual` and `fourier`: residual blocks")
-    add("--n_frequencies", type=number("n_frequencies"), default=6, help="of `fourier`: frequencies of each coordinate")
-    add("--n_timesteps", type=number("n_timesteps"), default=100, help="T, the number of diffusion steps")
-    add("--n_points", type=number("n_points"), default=100_000, help="points to train on, drawn once")
-    add("--batch_size", type=count, default=512, help="points per training step")
-    add("--train_steps", type=number("train_steps"), default=12_000, help="length of the training")
+    text = "of `fourier`: frequencies of each coordinate"
+    add("--n_frequencies", type=number("n_frequencies"), default=6, help=text)
+    add("--n_timesteps", type=number("n_timesteps"), help="T, the number of diffusion steps")
+    add("--n_points", type=number("n_points"), help="points to train on, drawn once")
+    add("--batch_size", "--batch-size", type=count, help="points per training step")
+    add("--train_steps", type=number("train_steps"), help="length of the training")
+    text = "the same in passes over the points, instead of --train_steps"
+    add("--epochs", type=number("n_epochs"), default=None, metavar="N", help=text)
     text = "model and samples every S steps, and at the end"
-    add("--save_and_sample_every", type=count, default=4000, metavar="S", help=text)
-    add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=2e-3, help="learning rate of Adam, constant")
+    add("--save_and_sample_every", type=count, metavar="S", help=text)
+    add("--l_rate", "--lr", type=in_range(0, 1e30, open_ends=True), help="learning rate of Adam, constant")
+    add("--variance", choices=VARIANCES, help="sigma^2 of a reverse step: beta_t, or that of the posterior")
+    text = "whether sampling clamps the predicted x_0 to [-1, 1]; auto: where the data are bounded"
+    add("--clip_x0", choices=["off", "on", "auto"], help=text)
     add("--log_dir", type=as_path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
     add_method_arguments(parser, images=False)
     add_running_arguments(parser)
     # A network this small gains nothing by bfloat16, whose 8 bits would blur the edges of the squares.
-    parser.set_defaults(schedule="cosine", ema=0.9995, amp="off")
+    parser.set_defaults(amp="off", recipe=recipe, **RECIPES[recipe])
     return parser
 
 
+def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The parser whose defaults are those of the recipe that the call names, and what it makes of the call."""
+    its_parser = parser(parser().parse_args().recipe)
+    args = its_parser.parse_args()
+    refuse_useless(its_parser, args, NETWORK_OPTIONS)
+    if args.epochs is not None:
+        args.train_steps = args.epochs * (args.n_points // min(args.batch_size, args.n_points))
+    args.epochs = None
+    return its_parser, args
+
+
 def main() -> None:
-    args = parser().parse_args()
-    refuse_useless(parser(), args, NETWORK_OPTIONS)
-    distribution = DISTRIBUTIONS[args.dataset]()
+    its_parser, args = parse()
+    distribution = DISTRIBUTIONS[args.dataset]
     log_dir = args.log_dir or Path("log") / f"log_toy_{args.dataset}"
     if args.network == "all":
-        train_all(args, log_dir, distribution)
+        train_all(its_parser, args, log_dir, distribution)
     else:
-        train_one(args, args.network, log_dir, distribution)
+        train_one(its_parser, args, args.network, log_dir, distribution)
 
 
-def train_all(args: argparse.Namespace, log_dir: Path, distribution: Distribution) -> None:
+def train_all(
+    its_parser: argparse.ArgumentParser, args: argparse.Namespace, log_dir: Path, distribution: Distribution
+) -> None:
     """Train the three networks one after the other, and put their samples side by side in networks.png.
 
     What was measured of the second and third also goes to metrics.json of the first.
@@ -99,7 +142,7 @@ def train_all(args: argparse.Namespace, log_dir: Path, distribution: Distributio
     panels = []
     for network in NETWORKS:
         own_dir = log_dir if network == NETWORKS[0] else log_dir / f"network_{network}"
-        run, samples, measured = train_one(args, network, own_dir, distribution)
+        run, samples, measured = train_one(its_parser, args, network, own_dir, distribution)
         if own_dir != log_dir and not processes.rank():
             write_measured(log_dir, run, network, measured)
         n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
@@ -111,18 +154,22 @@ def train_all(args: argparse.Namespace, log_dir: Path, distribution: Distributio
 
 
 def train_one(
-    args: argparse.Namespace, network: str, log_dir: Path, distribution: Distribution
+    its_parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    network: str,
+    log_dir: Path,
+    distribution: Distribution,
 ) -> tuple[Trainer, torch.Tensor, Measured]:
     """Train a network in log_dir to the end. Returns the run, its last samples and what was measured of these (see
     `draw_point_run`)."""
     args = argparse.Namespace(**{**vars(args), "network": network, "log_dir": log_dir})
     device = processes.start(args.device)
     layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
-    schedule = {"n_timesteps": args.n_timesteps, "schedule": args.schedule, "loss": args.loss}
+    clip_x0 = distribution.bounded if args.clip_x0 == "auto" else args.clip_x0 == "on"
     spec = {
         "network": "fc",
         "network_arguments": {"input_dim": 2, "kind": network, **layers},
-        "ddpm": {**schedule, "variance": "posterior", "clip_x0": distribution.bounded},
+        "ddpm": {**process_of(its_parser, args), "variance": args.variance, "clip_x0": clip_x0},
     }
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
@@ -132,7 +179,7 @@ def train_one(
     )
     drawn: list[tuple[torch.Tensor, Measured]] = []  # at each set of pictures
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
-    told = about(parser(), args, spec, EXPECTED)
+    told = about(its_parser, args, spec, EXPECTED)
     draw = lambda run: drawn.append(draw_point_run(run, distribution, network))  # noqa: E731
     run = Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw)
     run.run()

@@ -106,11 +106,11 @@ def load_files(
 def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile]]:
     """The folder of a split, the class names, and the files of the split in their final order."""
     folder = root / "train"
-    class_names = _class_folders(folder)
+    class_names = class_folders(folder)
     test_folder = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_folder and not train:
         folder = test_folder
-        odd = sorted(set(_class_folders(folder)) ^ set(class_names))
+        odd = sorted(set(class_folders(folder)) ^ set(class_names))
         if odd:
             raise DataError(f"{folder} and {root / 'train'} must hold the same classes, but only one has {odd[0]!r}")
     classes = [_class_files(folder, name, label) for label, name in enumerate(class_names)]
@@ -124,7 +124,8 @@ def list_split(root: Path, train: bool) -> tuple[Path, list[str], list[ImageFile
     return folder, class_names, files
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of the classes: the sorted names of the folders in it."""
     try:
         names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
     except (FileNotFoundError, NotADirectoryError):

@@ -15,41 +15,45 @@ from torch import Tensor
 
 
 class TwoGaussians:
-    """An equal mixture of two round Gaussians, around (-0.5, -0.5) and (0.5, 0.5), with standard deviation 0.15."""
+    """Two round Gaussians, around (-0.5, -0.5), with this share of the points, and around (0.5, 0.5)."""
 
-    name = "two_gaussians"
     bounded = False
     means = ((-0.5, -0.5), (0.5, 0.5))
-    std = 0.15
+
+    def __init__(self, share: float = 0.5, std: float = 0.15):
+        self.share, self.std = share, std
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent points, float32 [n, 2], on the CPU."""
-        means = torch.tensor(self.means)[torch.randint(2, (n,), generator=generator)]
-        return means + self.std * torch.randn(n, 2, generator=generator)
+        if self.share == 0.5:
+            which = torch.randint(2, (n,), generator=generator)
+        else:
+            which = (torch.rand(n, generator=generator) >= self.share).long()
+        return torch.tensor(self.means)[which] + self.std * torch.randn(n, 2, generator=generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The natural logarithm of the density at x, [N, 2] -> [N]."""
         _check_points(x)
         means = torch.tensor(self.means, dtype=x.dtype, device=x.device)
+        shares = torch.tensor([self.share, 1 - self.share], dtype=x.dtype, device=x.device)
         squares = (x[:, None] - means).square().sum(dim=2) / self.std**2  # [N, 2]
-        return torch.logsumexp(-squares / 2, dim=1) - math.log(2 * 2 * math.pi * self.std**2)
+        return torch.logsumexp(shares.log() - squares / 2, dim=1) - math.log(2 * math.pi * self.std**2)
 
 
 class Chequerboard:
-    """Uniform on every second one of the 4 x 4 squares that make up [-1, 1] x [-1, 1], the lower left one included."""
+    """Uniform on every second one of the n x n squares that make up [-1, 1] x [-1, 1], the lower left one included."""
 
-    name = "chequerboard"
     bounded = True
-    n_squares = 4  # in each direction
-    side = 2 / n_squares
+
+    def __init__(self, n_squares: int = 4):
+        self.n_squares, self.side = n_squares, 2 / n_squares
+        columns_and_rows = [(k, j) for j in range(n_squares) for k in range(n_squares) if (k + j) % 2 == 0]
+        self.corners = torch.tensor(columns_and_rows)  # [K, 2], in sides
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent points, float32 [n, 2], on the CPU."""
-        square = torch.randint(self.n_squares**2 // 2, (n,), generator=generator)
-        row = square // (self.n_squares // 2)
-        column = 2 * (square % (self.n_squares // 2)) + row % 2
-        corners = torch.stack([column, row], dim=1)
-        return (corners + torch.rand(n, 2, generator=generator)) * self.side - 1
+        square = torch.randint(len(self.corners), (n,), generator=generator)
+        return (self.corners[square] + torch.rand(n, 2, generator=generator)) * self.side - 1
 
     def permitted(self, x: Tensor) -> Tensor:
         """Which points lie on a square that has probability, [N, 2] -> bool [N]."""
@@ -60,11 +64,16 @@ class Chequerboard:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The natural logarithm of the density at x, [N, 2] -> [N]; minus infinity where there is no probability."""
-        density = 1 / (self.side**2 * self.n_squares**2 / 2)  # 1 over the permitted area
+        density = 1 / (self.side**2 * len(self.corners))  # 1 over the permitted area
         return torch.where(self.permitted(x), math.log(density), -math.inf).to(x.dtype)
 
 
-DISTRIBUTIONS = {distribution.name: distribution for distribution in (TwoGaussians, Chequerboard)}
+DISTRIBUTIONS: dict[str, TwoGaussians | Chequerboard] = {
+    "tg": TwoGaussians(share=0.8, std=0.2),  # those of ToyData.py, the sheet's, mapped from [0, 1] to [-1, 1]
+    "cb": Chequerboard(3),
+    "two_gaussians": TwoGaussians(),  # sharper ones
+    "chequerboard": Chequerboard(),
+}
 
 
 @dataclasses.dataclass(eq=False)

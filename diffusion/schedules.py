@@ -19,24 +19,36 @@ from diffusion.checks import check_choice, check_count
 PLACEMENTS = ("uniform", "quadratic", "log-snr", "fitted")  # the last: diffusion/fitted_times.py
 
 
+def linear(n_timesteps: int, beta1: float, beta2: float) -> Tensor:
+    """beta_1 = beta1 and beta_T = beta2 exactly, evenly spaced ([Ho] section 4). Float64 [T]."""
+    if not 0 < beta1 < 1 or not 0 < beta2 < 1 or beta1 >= beta2:
+        raise ValueError(f"0 < beta1 < beta2 < 1 is needed, not beta1 = {beta1}, beta2 = {beta2}")
+    beta = torch.linspace(beta1, beta2, n_timesteps, dtype=torch.float64)
+    beta[-1] = beta2 if n_timesteps > 1 else beta1
+    return beta
+
+
+def cosine(n_timesteps: int, beta1: float, beta2: float) -> Tensor:
+    """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008 ([Nichol] equation 17), with
+    alpha_t clipped to [0.001, 1] and alpha_bar rebuilt from the clipped alphas. It has no use for beta1 and beta2.
+    """
+    t = torch.arange(n_timesteps + 1, dtype=torch.float64)
+    f = torch.cos((t / n_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2
+    return 1 - (f[1:] / f[:-1]).clamp(0.001, 1)
+
+
+# Each returns beta_1 .. beta_T, float64 [T], each in (0, 1). docs/adding_a_schedule.md adds one.
+SCHEDULES = {"linear": linear, "cosine": cosine}
+
+
 def ddpm_schedule(beta1: float, beta2: float, n_timesteps: int, schedule: str = "linear") -> dict[str, Tensor]:
     """The schedule tensors under the exercise's names, each float32 [T + 1], computed in float64.
 
-    'linear': beta_1 = beta1 and beta_T = beta2 exactly, evenly spaced ([Ho] section 4).
-    'cosine': alpha_bar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008
-    ([Nichol] equation 17), with alpha_t clipped to [0.001, 1] and alpha_bar rebuilt from the clipped alphas.
+    schedule: a name in SCHEDULES. Raises ValueError for impossible arguments.
     """
     check_count("n_timesteps", n_timesteps)
-    check_choice("schedule", schedule, ("linear", "cosine"))
-    if schedule == "linear":
-        if not 0 < beta1 < 1 or not 0 < beta2 < 1 or beta1 >= beta2:
-            raise ValueError(f"0 < beta1 < beta2 < 1 is needed, not beta1 = {beta1}, beta2 = {beta2}")
-        beta = torch.linspace(beta1, beta2, n_timesteps, dtype=torch.float64)
-        beta[-1] = beta2 if n_timesteps > 1 else beta1
-    else:
-        t = torch.arange(n_timesteps + 1, dtype=torch.float64)
-        f = torch.cos((t / n_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2
-        beta = 1 - (f[1:] / f[:-1]).clamp(0.001, 1)
+    check_choice("schedule", schedule, list(SCHEDULES))
+    beta = SCHEDULES[schedule](n_timesteps, beta1, beta2)
     return _tensors(beta, torch.arange(n_timesteps + 1) / n_timesteps)
 
 

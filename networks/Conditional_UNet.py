@@ -124,7 +124,7 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of the images, 1 or 3.
         n_features: channels of the first level; a multiple of 8, because GroupNorm has 8 groups.
-        n_classes: length of the class vector.
+        n_classes: length of the class vector; 0: no classes.
         height: height and width of the images in pixels: at least 8 and divisible by 4, because two levels halve it.
 
     The constructor and `forward` raise ValueError for sizes that do not fit.
@@ -136,8 +136,8 @@ class UNet(nn.Module):
             raise ValueError(f"height must be divisible by 4 (two levels halve it) and at least 8, not {height}")
         if n_features < 8 or n_features % 8:
             raise ValueError(f"n_features must be a multiple of 8 (GroupNorm has 8 groups), not {n_features}")
-        if in_channels < 1 or n_classes < 1:
-            raise ValueError(f"in_channels and n_classes must be at least 1, not {in_channels} and {n_classes}")
+        if in_channels < 1 or n_classes < 0:
+            raise ValueError(f"in_channels must be at least 1 and n_classes 0, not {in_channels} and {n_classes}")
         F = n_features
         self.n_classes = n_classes
         self.size = (in_channels, height, height)  # shape of one image; DDPM.sample reads it
@@ -149,8 +149,9 @@ class UNet(nn.Module):
 
         self.time_embedding1 = Embedding_Block(1, 2 * F, "sin")
         self.time_embedding2 = Embedding_Block(1, F, "sin")
-        self.class_embedding1 = Embedding_Block(n_classes, 2 * F, "GELU")
-        self.class_embedding2 = Embedding_Block(n_classes, F, "GELU")
+        if n_classes:
+            self.class_embedding1 = Embedding_Block(n_classes, 2 * F, "GELU")
+            self.class_embedding2 = Embedding_Block(n_classes, F, "GELU")
 
         self.decoder0 = Decoder_Block(2 * F, 2 * F, height // 4)
         self.decoder1 = Decoder_Block(4 * F, F, 2)
@@ -178,8 +179,10 @@ class UNet(nn.Module):
         v = self.to_vec(h2)  # [N, 2F, 1, 1]
 
         u0 = self.decoder0(v)  # [N, 2F, H/4, W/4]
-        u1 = self.decoder1(self.class_embedding1(c) * u0 + self.time_embedding1(t), h2)  # [N, F, H/2, W/2]
-        u2 = self.decoder2(self.class_embedding2(c) * u1 + self.time_embedding2(t), h1)  # [N, F, H, W]
+        u0 = self.class_embedding1(c) * u0 if self.n_classes else u0
+        u1 = self.decoder1(u0 + self.time_embedding1(t), h2)  # [N, F, H/2, W/2]
+        u1 = self.class_embedding2(c) * u1 if self.n_classes else u1
+        u2 = self.decoder2(u1 + self.time_embedding2(t), h1)  # [N, F, H, W]
         return self.final(torch.cat([u2, h0], dim=1))  # [N, C, H, W]
 
     def _checked_class(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:

@@ -98,7 +98,12 @@ POINTS = {
     "backward_process": Caption(NOISE, "Backward process", "Noise on its way to the data, step by step."),
 }
 # fmt: on
-POINT_DATA = ("two_gaussians", "chequerboard")  # points.DISTRIBUTIONS, by name: a page is made without torch
+POINT_DATA = (
+    "tg",
+    "cb",
+    "two_gaussians",
+    "chequerboard",
+)  # points.DISTRIBUTIONS, by name: a page is made without torch
 
 
 def caption(name: str, points: bool = False) -> Caption:

@@ -160,7 +160,7 @@ def find_pictures(folder: Folder) -> Pictures:
 class Settings(NamedTuple):
     """What config.json tells of a run, every value checked."""
 
-    kind: str  # "classes": counted in epochs; "prompts": the same, asked in words; "steps": without classes, counted in steps; "points"
+    kind: str  # "classes"; "prompts": the same, asked in words; "steps": without classes; "points"
     unit: str  # "epoch" or "step"
     dataset: str
     last: int  # epochs or steps asked for
@@ -211,7 +211,8 @@ def read_settings(config: dict[str, Any]) -> Settings:
 
     steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
     prompts = arguments.get("prompts")
-    kind = "points" if points else "steps" if steps else "prompts" if prompts else "classes"
+    no_classes = steps or arguments.get("unconditional") is True
+    kind = "points" if points else "steps" if no_classes else "prompts" if prompts else "classes"
     names = prompts or dataset.get("classes") or []
     texts = type(names) is list and all(type(name) is str and name.isprintable() and len(name) <= 100 for name in names)
     if not texts:

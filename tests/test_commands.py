@@ -34,6 +34,7 @@ CALLS = {  # in a folder with tiny data and a finished run; what each of them le
         "--dataset folder --data_dir data/afhq --encoder attributes --prompts happy --log_dir run",
         "run/report.html",
     ),
+    "train_folder": (f"{CLASSES} --im_height 8 --data_dir data/afhq", "run/report.html"),
     "train_toy": (f"{CPU} --train_steps 1 --num_hidden 8 --n_points 50 --log_dir run", "run/report.html"),
     "sample": ("log/model_epoch3.pt --device cpu --n_samples 1", "log/samples.png"),
     "evaluate": ("log/model_epoch3.pt --device cpu --bits_per_dim 1 --data_dir data", "log/metrics.json"),

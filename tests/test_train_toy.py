@@ -22,7 +22,7 @@ from figures import points as point_figures
 from training import checkpoint, log_folder
 from training.trainer import Trainer
 
-TINY = "--num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
+TINY = "--recipe sharp --num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
 FIGURES = {"samples.png", "forward_process.png", "backward_process.png", "vector_field.png", "loss.png"}
 
 
@@ -147,9 +147,40 @@ def test_resuming_with_other_arguments_is_refused(tmp_path, capsys, no_figures):
     assert (tmp_path / "log" / "checkpoint.pt").read_bytes() == before
 
 
-def test_defaults_name_the_folder_after_the_data():
-    arguments = train_toy.parser().parse_args([])
-    assert (arguments.dataset, arguments.network, arguments.n_timesteps) == ("chequerboard", "fourier", 100)
+SHEET = "--num_hidden 8 --n_timesteps 8 --batch-size 32 --n_points 100 --train_steps 7 --lr 1e-3"
+
+
+def test_the_defaults_are_the_sheets(tmp_path, no_figures):
+    """Its data, plain network, linear schedule, sigma^2 = beta, no clipping, no moving average, one epoch of 1000 steps."""
+    args = train_toy.parser().parse_args([])
+    assert (args.dataset, args.network, args.num_hidden, args.n_timesteps) == ("tg", "plain", 64, 1000)
+    assert (args.schedule, args.beta1, args.beta2, args.ema, args.l_rate) == ("linear", 1e-4, 0.02, 0, 1e-3)
+    assert args.n_points == args.train_steps * args.batch_size == 10_000_000
+    for data in ("tg", "cb"):
+        folder = tmp_path / data
+        assert run(train_toy, f"{SHEET} --data {data} --log_dir {folder}") == 0
+        ddpm, content = checkpoint.load_model(folder / "model_step7.pt", torch.device("cpu"))
+        assert (ddpm.variance, ddpm.clip_x0) == ("beta", False)
+        assert content["spec"]["network_arguments"]["kind"] == "plain"
+        assert "Points of the plane" in (folder / "report.html").read_text()
+
+
+def test_epochs_are_passes_over_the_points(tmp_path, no_figures):
+    assert run(train_toy, f"{SHEET} --epochs 2 --log_dir {tmp_path}") == 0
+    assert "model_step6.pt" in names(tmp_path)  # 100 points are 3 batches of 32
+
+
+def test_a_run_from_before_the_recipes_goes_on(tmp_path, no_figures):
+    """Its checkpoint knows no recipe, variance or beta: they were those of the recipe sharp."""
+    assert toy(tmp_path / "whole") == 0
+    assert toy(tmp_path / "parts", "--train_steps 5") == 0
+    path = tmp_path / "parts" / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    for name in ("recipe", "variance", "clip_x0", "beta1", "beta2", "epochs"):
+        del content["arguments"][name]
+    torch.save(content, path)
+    assert toy(tmp_path / "parts", "--resume") == 0
+    assert same_training(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_sample_py_has_no_pictures_of_points(tmp_path, capsys, no_figures):

@@ -10,14 +10,17 @@ from typing import Any, Mapping, Sequence
 from common.console import CallError, at_least, in_range, number, values_from_call
 from ddpm import DDPM
 from diffusion.samplers import SAMPLERS
-from diffusion.schedules import PLACEMENTS
+from diffusion.schedules import PLACEMENTS, SCHEDULES
 from training.settings import About, Settings, Spec
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
     """How any training script trains: schedule, loss, moving average, seed; and what can be done with images only."""
     add = parser.add_argument_group("method").add_argument
-    add("--schedule", choices=["linear", "cosine"], default="linear", help="noise schedule")
+    add("--schedule", choices=list(SCHEDULES), default="linear", help="noise schedule")
+    beta = in_range(0, 1, open_ends=True)
+    add("--beta1", type=beta, default=1e-4, help="of the linear schedule: the variance of the first step")
+    add("--beta2", type=beta, default=0.02, help="of the linear schedule: the variance of the last step")
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
@@ -78,10 +81,18 @@ def refuse_useless(
 
     options: for each choice of --network, the names of those of its options that not all networks have.
     """
-    for name in sorted({name for names in options.values() for name in names} - set(options[args.network])):
+    for name in sorted({name for names in options.values() for name in names} - set(options.get(args.network, ()))):
         if getattr(args, name) != parser.get_default(name):
             others = " or ".join(network for network, names in options.items() if name in names)
             raise CallError(f"--{name} does nothing for --network {args.network}: leave it out, or take {others}")
+
+
+def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `DDPM` that any training script has. CallError if a beta is changed that does nothing."""
+    for name in ("beta1", "beta2"):
+        if args.schedule == "cosine" and getattr(args, name) != parser.get_default(name):
+            raise CallError(f"--{name} does nothing for --schedule cosine: leave it out, or take linear")
+    return {name: getattr(args, name) for name in ("n_timesteps", "schedule", "loss", "beta1", "beta2")}
 
 
 def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:

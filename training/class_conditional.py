@@ -23,6 +23,7 @@ from common.console import (
 from common.limits import MOST_WEIGHTS
 from common.machine import pick_amp
 from datasets import sources
+from datasets.image_folder import class_folders
 from datasets.image_set import ImageSet
 from figures.images import (
     N_PROCESS,
@@ -44,13 +45,15 @@ from training.arguments import (
     add_method_arguments,
     add_running_arguments,
     add_sampler_arguments,
+    process_of,
     refuse_useless,
     sampler_as_asked,
     settings_of,
 )
-from training.checkpoint import build
+from training.checkpoint import NETWORKS, build
 from training.settings import Plan, Spec
 from training.trainer import Trainer
+from training.unconditional import draw_without_classes
 
 
 def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
@@ -77,6 +80,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     add("--im_height", type=number("im_height"), default=28, help="height and width of the images, divisible by 4")
     add("--im_channels", type=int, choices=[1, 3], default=1, help="channels of the images")
     add("--drop_prob", type=in_range(0, 1), default=0.1, help="how often training hides the class")
+    add("--unconditional", action="store_true", help="a model without classes; --n_samples is then the whole grid")
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=datasets, default=datasets[0], help="what to train on")
@@ -90,7 +94,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
 
     add = parser.add_argument_group("network").add_argument
     text = "the exercise's U-Net; the larger kind with residual blocks and attention; or fully connected layers"
-    add("--network", choices=["conditional_unet", "unet", "fc"], default="conditional_unet", help=text)
+    add("--network", choices=list(NETWORKS), default="conditional_unet", help=text)
     text = "width of each level of `unet` as a multiple of n_features"
     add("--dim_mults", type=number("dim_mults"), nargs="+", default=[1, 2, 4], metavar="M", help=text)
     add("--dropout", type=in_range(0, 0.999), default=0.0, help="of `unet`, in its residual blocks")
@@ -114,7 +118,7 @@ def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> ar
     return parser
 
 
-# What each network has of the options that not all of them have.
+# What each network has of the options that not all of them have. Its constructor gets those of a new network by name.
 NETWORK_OPTIONS = {
     "conditional_unet": ("n_features",),
     "unet": ("n_features", "dim_mults", "dropout"),
@@ -122,21 +126,28 @@ NETWORK_OPTIONS = {
 }
 
 
-def spec_of(args: argparse.Namespace) -> Spec:
+def spec_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Spec:
     """The recipe of network and noise schedule that the arguments ask for."""
     size = [args.im_channels, args.im_height, args.im_height]
-    network: dict[str, Any] = {"n_classes": args.n_classes}
+    network: dict[str, Any] = {"n_classes": 0 if args.unconditional else args.n_classes}
     if args.network == "fc":
         network.update(input_dim=math.prod(size), num_hidden=args.num_hidden, size=size)
         network.update(kind=args.fc_kind, skip=args.fc_kind != "plain")
     else:
         network.update(in_channels=args.im_channels, height=args.im_height)
-    if args.network == "conditional_unet":
-        network.update(n_features=args.n_features)
-    elif args.network == "unet":
+    if args.network == "unet":
         network.update(dim=args.n_features, dim_mults=list(args.dim_mults), dropout=args.dropout)
-    ddpm = {name: getattr(args, name) for name in ("n_timesteps", "drop_prob", "schedule", "loss")}
+    elif args.network != "fc":
+        network.update({name: getattr(args, name) for name in NETWORK_OPTIONS.get(args.network, ())})
+    ddpm = {**process_of(parser, args), "drop_prob": args.drop_prob}
     return {"network": args.network, "network_arguments": network, "ddpm": ddpm}
+
+
+def refuse_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """CallError if an option about classes is changed for a model without classes."""
+    for name in ("g_weight", "drop_prob", "show_classes"):
+        if args.unconditional and getattr(args, name) != parser.get_default(name):
+            raise CallError(f"--{name} does nothing with --unconditional: leave one of them out")
 
 
 def check_weights(weights: Sequence[float]) -> None:
@@ -153,9 +164,12 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
     args = parser.parse_args()
     refuse_useless(parser, args, NETWORK_OPTIONS)
+    refuse_classes(parser, args)
     check_weights(args.g_weight)
+    if args.n_classes is None:
+        args.n_classes = len(class_folders(args.data_dir / "train"))
     device = processes.start(args.device)
-    spec = spec_of(args)
+    spec = spec_of(parser, args)
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = build(spec, device, pick_amp(args.amp, device))
     sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")  # refuses what is impossible
@@ -187,10 +201,17 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
     Every weight and epoch has the same noise, that of the run's seed: pictures differ because models differ.
     """
     final, seed, report = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress
-    classes = shown_classes(val_set.n_classes, args.show_classes)
-    names = [val_set.class_names[k] for k in classes]
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
+    if args.unconditional:
+        draw_without_classes(run, sampler, train_set, args.n_samples, animate)
+        if final:
+            draw_completions(run.log_dir, run.averaged, val_set, run.mark(), seed, report("completions"))
+            run.watch.lap("other figures")
+        run.save_model()
+        return
+    classes = shown_classes(val_set.n_classes, args.show_classes)
+    names = [val_set.class_names[k] for k in classes]
     drawn = sample_weights(
         sampler, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate, report("samples")
     )

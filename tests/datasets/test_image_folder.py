@@ -133,7 +133,7 @@ def test_without_a_test_folder_some_training_images_are_held_out(tmp_path, n, he
 
 def test_no_more_than_500_are_held_out(tmp_path, monkeypatch):
     files = [[image_folder.ImageFile(f"{i}", f"{k}/{i}", k, (0, 0, 0)) for i in range(4000)] for k in range(2)]
-    monkeypatch.setattr(image_folder, "_class_folders", lambda folder: ["a", "b"])
+    monkeypatch.setattr(image_folder, "class_folders", lambda folder: ["a", "b"])
     monkeypatch.setattr(image_folder, "_class_files", lambda folder, name, label: files[label])
     assert [len(image_folder.list_split(tmp_path, train)[2]) for train in (True, False)] == [7500, 500]
 

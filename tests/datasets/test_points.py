@@ -11,7 +11,7 @@ from datasets import points
 from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
 from reporting.log_files import POINT_DATA
 
-BOTH = pytest.mark.parametrize("distribution", [TwoGaussians(), Chequerboard()], ids=lambda d: d.name)
+BOTH = pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 N = 40_000
 
 
@@ -35,7 +35,7 @@ def test_datasets_has_them_too():
 
 @BOTH
 def test_the_density_integrates_to_one(distribution):
-    grid, area = cells(400, 2)
+    grid, area = cells(480, 2)
     assert distribution.log_prob(grid).exp().sum().item() * area == pytest.approx(1, abs=1e-6)
 
 
@@ -57,7 +57,7 @@ def test_samples_follow_the_density(distribution):
 @BOTH
 def test_samples_have_the_moments_of_the_density(distribution):
     x = distribution.sample(N, generator(1)).double()
-    grid, area = cells(800, 2)
+    grid, area = cells(960, 2)
     weights = distribution.log_prob(grid).exp() * area
     for power in (lambda p: p, lambda p: p**2, lambda p: p[:, :1] * p[:, 1:]):
         expected = (weights[:, None] * power(grid)).sum(dim=0)

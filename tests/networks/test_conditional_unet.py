@@ -72,7 +72,7 @@ def test_every_parameter_gets_a_gradient():
         ({"height": 30}, "height must be divisible by 4"),
         ({"height": 4}, "not 4"),
         ({"n_features": 12}, "n_features must be a multiple of 8"),
-        ({"n_classes": 0}, "n_classes must be at least 1"),
+        ({"n_classes": -1}, "n_classes 0, not 3 and -1"),
     ],
 )
 def test_refuses_impossible_sizes(arguments, words):
