@@ -32,9 +32,7 @@ def draw_without_classes(run: Trainer, sampler: DDPM, train_set: ImageSet, n_sam
     run.watch.lap("grids")
     if animate:
         n_columns = math.ceil(math.sqrt(len(y_0)))
-        plot_gif(
-            run.log_dir / animation_name(unit, int(number), None), y_steps, sampler.recorded_times(), n_columns
-        )
+        plot_gif(run.log_dir / animation_name(unit, int(number), None), y_steps, sampler.recorded_times(), n_columns)
         run.watch.lap("animations")
     first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
     images, _ = train_set.batch(first)
