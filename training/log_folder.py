@@ -69,6 +69,8 @@ class LogFolder:
     CallError if another process is training there, if the path is no folder, or if it is a stranger's.
     """
 
+    gone = False  # was it moved away from the run?
+
     def __init__(self, path: Path, resume: bool, asked: bool = False):
         self.path = path
         if path.exists() and not path.is_dir():
@@ -142,10 +144,9 @@ class LogFolder:
             self.gone = True
             raise RunError(f"{self.path} was moved, removed or emptied while the run wrote into it: the run ends here")
 
-    gone = False
-
     def write_config(self, config: dict[str, Any], resumed_at: int | None = None) -> None:
         """Write config.json. A run that is resumed keeps the first one and adds its own command and machine to it."""
+        self.check()
         file = self.path / "config.json"
         if resumed_at is not None and os.path.lexists(file):
             try:
@@ -162,11 +163,13 @@ class LogFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.csv, if there is a row yet."""
+        self.check()
         if history:
             write_csv(self.path / "metrics.csv", history)
 
     def write_report(self, history: list[dict[str, Any]], unit: str) -> None:
         """Write loss.png, if there is a row yet, and report.html. unit: "epoch" or "step", what the rows count."""
+        self.check()
         if history:
             plot_curves(self.path / "loss.png", history, unit)
         write_report(self.path)
