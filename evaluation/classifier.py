@@ -293,7 +293,7 @@ def features_of(classifier: Classifier, images: Tensor) -> Tensor:
     file, so that samples have the same features before and after they were saved.
     """
     fast = cast(Classifier, for_inference(classifier))
-    return torch.cat([fast.features(y).cpu() for y in _as_in_files(classifier, images)])
+    return torch.cat([fast.features(y) for y in _as_in_files(classifier, images)]).cpu()
 
 
 def _at_once(images: Tensor) -> int:
