@@ -39,6 +39,7 @@ CALLS = {  # in a folder with tiny data and a finished run; what each of them le
     "sample": ("log/model_epoch3.pt --device cpu --n_samples 1", "log/samples.png"),
     "evaluate": ("log/model_epoch3.pt --device cpu --bits_per_dim 1 --data_dir data", "log/metrics.json"),
     "check_log": ("log --csv marks.csv", "marks.csv"),
+    "hand_in": ("--logs log log --names A --answers data/answers.txt --out handed_in", "handed_in/README.txt"),
     "report": ("log --index .", "index.html"),
     "benchmark": ("--device cpu --rounds 1 --batch_size 4 --sampling_steps 1 --json speed.json", "speed.json"),
 }
@@ -52,6 +53,7 @@ def folder(tmp_path_factory, whole_run):
     for file in whole_run.iterdir():
         (folder / "log" / file.name).write_bytes(file.read_bytes())
     write_mnist(folder / "data")
+    (folder / "data" / "answers.txt").write_text("1. because")
     write_mnist(folder / "data", folder="FashionMNIST")
     for name in ("cifar10", "cifar100"):
         write_folder(folder / "data" / name, ["a", "b"], 4, size=8, splits=("train", "test"))

@@ -1,0 +1,43 @@
+"""hand_in.py: what it collects and what it still wants. tests/test_commands.py starts it as a user does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_script import run_here
+
+import hand_in
+
+
+@pytest.fixture
+def no_start(monkeypatch):
+    started = []
+    monkeypatch.setattr(hand_in, "start", lambda folder, words: started.append(words))
+    return started
+
+
+def test_collects_what_the_sheet_lists_and_says_what_it_wants(tmp_path, whole_run, no_start, capsys):
+    answers, out = tmp_path / "text.md", tmp_path / "out"
+    answers.write_text("1. because")
+    words = ["--logs", str(whole_run), str(tmp_path / "none"), "--out", str(out)]
+    assert run_here(hand_in, [*words, "--answers", str(answers)]) == 0
+    assert all((out / name).is_file() for name in [*hand_in.LISTED, "README.txt", "answers.md", "requirements.txt"])
+    assert (out / "log_mnist" / "report.html").exists() and not (out / "log_mnist" / "checkpoint.pt").exists()
+    printed = capsys.readouterr().out
+    assert "runs by itself" in printed and "log_cifar10" in printed and "--names" in printed
+    assert "still wanted: your answers" not in printed
+    assert [words[0] for words in no_start] == ["-c", "train_cifar10.py", "train_mnist.py"]
+    assert run_here(hand_in, words) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_only_what_is_imported_comes_along():
+    files = {str(file) for file in hand_in.needed(hand_in.LISTED)}
+    assert {"diffusion/schedules.py", "training/trainer.py", "networks/__init__.py"} <= files
+    assert not {file for file in files if file.startswith(("evaluation", "sheets", "tests", "sample"))}
+
+
+def test_a_folder_that_does_not_run_is_one_line(tmp_path):
+    (tmp_path / "train_mnist.py").write_text("import nothing_of_this_name")
+    with pytest.raises(hand_in.RunError, match="No module named 'nothing_of_this_name'"):
+        hand_in.start(Path(tmp_path), ["train_mnist.py"])
