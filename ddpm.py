@@ -187,7 +187,7 @@ class DDPM(nn.Module):
     def eps(self, x_t: Tensor, t: Time, c: ConditionLike = None) -> Tensor:
         """The predicted noise, float32, shaped like x_t.
 
-        c: class vectors, float [N, n_classes]; None for no class; or a `Condition`, for guidance and mixtures of
+        c: class (or context) vectors, float [N, n_classes]; None for no class; or a `Condition`, for guidance and mixtures of
         classes (diffusion/condition.py).
         """
         if isinstance(t, int):
@@ -265,7 +265,7 @@ class DDPM(nn.Module):
         Args:
             n_sample: samples per class; altogether when there is no class.
             size: shape of one sample, (C, H, W) or (D,); by default the network's own (`nn_model.size`).
-            n_classes: length of the class vector; None or 0: no class.
+            n_classes: length of the class (or context) vector; None or 0: no class.
             classes: 'all'; a list of class indices; a float matrix [K, n_classes] of class vectors (rows may be
                 mixtures); None: no class.
             clip_x0, variance: see `p_sample`. mixture: see `Condition`.

@@ -124,7 +124,7 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of the images, 1 or 3.
         n_features: channels of the first level; a multiple of 8, because GroupNorm has 8 groups.
-        n_classes: length of the class vector; 0: no classes.
+        n_classes: length of the class vector, or of a context vector in its place; 0: none.
         height: height and width of the images in pixels: at least 8 and divisible by 4, because two levels halve it.
 
     The constructor and `forward` raise ValueError for sizes that do not fit.

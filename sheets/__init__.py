@@ -93,7 +93,7 @@ def sample(
     """Draw samples by all T reverse steps: `DDPM.sample` without its pictures on the way.
 
     n_samples: of each class, or altogether if classes is None (no class is asked for then).
-    classes: indices of classes, or rows of class vectors, float [K, n_classes].
+    classes: indices of classes, or rows of class vectors, float [K, n_classes], or of context vectors.
     g_weight: guidance weight w, see `DDPM.eps`; 0: none. generator: source of all noise; torch's own by default.
     size: shape of one sample, such as (1, 28, 28), for a network that has no `size` of its own.
 
@@ -137,10 +137,10 @@ def train_classconditional(
     """Train with classes, some hidden, so that guidance works (Ho, Salimans 2022, arXiv:2207.12598, Algorithm 1).
 
     As `train`, but batches are (x, label). Labels are integers [N], which become one-hot rows, or such rows already,
-    float [N, n_classes]. Each is hidden (zeroed) with the probability ddpm.drop_prob.
+    float [N, n_classes], or context vectors, float [N, D]. Each is hidden (zeroed) with the probability ddpm.drop_prob.
     """
     n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
-    if not n_classes:
+    if not n_classes and not getattr(ddpm.nn_model, "condition_dim", 0):
         raise ValueError("the network has no classes: use `train`")
 
     def loss(x: Tensor, label: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import sheets
 from ddpm import DDPM
 from networks.fc import FcNetwork
+from networks.unet import UNet
 
 T, BETA1, BETA2 = 6, 0.01, 0.3
 SHAPE = (5, 1, 4, 4)
@@ -281,6 +282,16 @@ def test_training_leaves_the_mode_as_it_was_and_trains_in_training_mode(training
     sheets.train_classconditional(ddpm, loader, 1, adam(ddpm), "cpu")
     assert ddpm.training == ddpm.nn_model.training == training
     assert not torch.equal(ddpm.nn_model.init_conv.conv1[1].running_mean, before)
+
+
+def test_context_vectors_take_the_place_of_classes():
+    torch.manual_seed(0)
+    ddpm = DDPM(UNet(1, 8, 8, (1, 2), context_dim=3, n_blocks=1), n_timesteps=3, device="cpu")
+    vectors = torch.randn(8, 3)
+    losses = sheets.train_classconditional(ddpm, [(torch.rand(8, 1, 8, 8), vectors)], 3, adam(ddpm), "cpu")
+    assert len(losses) == 3
+    one, other = (sheets.sample(ddpm, 2, v, generator=torch.Generator().manual_seed(1)) for v in vectors[:2, None])
+    assert one.shape == (2, 1, 8, 8) and not torch.equal(one, other)
 
 
 def test_refusals(ddpm):
