@@ -39,6 +39,7 @@ from reporting.checks import (
     check_strangers,
 )
 from reporting.reader import MOST_ENTRIES, Folder, Unreadable, printable
+from reporting.template import check_template, is_template
 
 KINDS = {
     "classes": "class-conditional run",
@@ -74,6 +75,10 @@ def check_folder(path: Path, resample: str | None = None, classifiers: Any = Non
 
 
 def _all_checks(check: Check, resample: str | None, classifiers: Any) -> None:
+    if is_template(check):
+        check_template(check)
+        check_strangers(check)
+        return
     check_config(check)
     check_others(check)
     if check.known_settings is not None:
