@@ -44,6 +44,8 @@ SAMPLES, NOISE, MORE, MEASURED = "Samples", "From noise to image", "What else th
 
 # fmt: off
 CAPTIONS = {
+    "samples_unconditional": Caption(SAMPLES, "Samples without a prompt",
+        "What the model draws when nothing is asked for. Look for images that are clean and different from one another."),
     "samples": Caption(SAMPLES, "Samples of the trained model",
         "Drawn by sample.py; samples.log has the command. Look for clean images of the class asked for that differ from "
         "one another."),

@@ -61,3 +61,46 @@ def test_samples_that_share_their_noise_differ_by_their_condition_alone():
     both = draw(4, Condition(torch.eye(3)[[0, 0, 1, 1]], [1.0] * 2 + [0.0] * 2), 2)
     torch.testing.assert_close(both[:2], draw(2, Condition(torch.eye(3)[[0, 0]], 1.0), 2))
     torch.testing.assert_close(both[2:], draw(2, Condition(torch.eye(3)[[1, 1]], 0.0), 2))
+
+
+# ------------------------------------------------------------ context vectors
+
+
+CONTEXT = torch.tensor([[0.3, -1.2, 0.02], [-0.5, 0.1, 0.004]])  # neither one-hot nor a mixture of classes
+
+
+@pytest.mark.parametrize("sampler, n_steps", [("ddpm", 10), ("ddpm", 4), ("ddim", 4), ("dpm++2m", 4)])
+def test_a_context_vector_conditions_samples_as_a_class_vector_does(sampler, n_steps):
+    """The network is linear in c: guidance weight 1 is the same as a context twice as long."""
+    ddpm = a_ddpm().respaced(n_steps, sampler)
+    seeded = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    guided, twice, none = (
+        ddpm.sample(2, (2,), 3, w, c, generator=seeded())[0] for w, c in ((1, CONTEXT), (0, 2 * CONTEXT), (0, None))
+    )
+    torch.testing.assert_close(guided, twice)
+    assert len(guided) == 4 and not torch.equal(guided[:2], none)
+
+
+@pytest.mark.parametrize("method", ["mean", "repaint"])
+def test_a_context_vector_conditions_completions(method):
+    ddpm, known = a_ddpm(), torch.tensor([[1.0, 0.0]])
+    completed = [
+        ddpm.complete_image(
+            torch.zeros(2, 2), known, method=method, c=c, g_weight=w, generator=torch.Generator().manual_seed(0)
+        )
+        for c, w in ((CONTEXT, 1.0), (2 * CONTEXT, 0.0), (CONTEXT, 0.0))
+    ]
+    torch.testing.assert_close(completed[0], completed[1])
+    assert not torch.allclose(completed[0][:, 1], completed[2][:, 1])
+
+
+def test_a_context_vector_conditions_likelihood_and_training():
+    ddpm, y = a_ddpm(), torch.ones(2, 2)
+    bounds = [
+        ddpm.variational_bound(y, c, torch.Generator().manual_seed(0)).terms for c in (CONTEXT, 0 * CONTEXT, None)
+    ]
+    assert not torch.allclose(bounds[0], bounds[1]) and torch.equal(bounds[1], bounds[2])  # zeros are "no context"
+    many = CONTEXT.repeat(500, 1)
+    _, _, kept = ddpm.draw(torch.zeros(1000, 2), many, torch.Generator().manual_seed(0))
+    dropped = (kept == 0).all(dim=1)
+    assert torch.equal(kept[~dropped], many[~dropped]) and 60 < dropped.sum() < 140  # drop_prob is 0.1
