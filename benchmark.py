@@ -71,6 +71,7 @@ def suite_trainer(args: argparse.Namespace, device: torch.device, log_dir: Path)
     about = About(spec, arguments={}, defaults={}, expected="")
     trainer = Trainer(ddpm, noise, noise, settings_of(arguments), Plan("epoch", 20, 5), about, draw=lambda run: None)
     trainer.begin()
+    trainer.prepare()
     return trainer
 
 

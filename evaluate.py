@@ -29,13 +29,14 @@ from pathlib import Path
 
 from common.console import ArgumentParser, CallError, as_path, at_least, in_range, number, run_script
 from common.files import check_writable
-from common.machine import command_line, device_name, keep_large_buffers, pick_device
+from common.machine import command_line, device_name, keep_large_buffers
 from datasets import sources
 from diffusion.inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE
 from evaluation.measure import evaluate_model, evaluate_npz, measure_samples
 from evaluation.record import read_list
 from evaluation.steps_sweep import as_way, measure_steps
 from reporting.page import write_report
+from training import processes
 from training.arguments import add_sampler_arguments
 
 STEPS = ("sampler", "n_steps", "placement")
@@ -131,9 +132,10 @@ def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
 # ------------------------------------------------------------------------------------------------ measurements
 
 
+@processes.together()
 def main() -> None:
     args = parse_arguments()
-    device = pick_device(args.device)
+    device = processes.start(args.device)
     keep_large_buffers()
     read_list(args.out)  # now: a file that cannot be added to is found before the work begins
     check_writable(args.out)
@@ -142,6 +144,8 @@ def main() -> None:
         evaluate_npz(args, about, device)
     else:
         evaluate_model(args, about, device, measure_steps if args.steps_sweep else measure_samples)
+    if processes.rank():
+        return
     print(f"added to {args.out}")
     if (args.out.parent / "report.html").exists():
         write_report(args.out.parent)

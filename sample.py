@@ -48,7 +48,7 @@ from common.console import (
     values_from_call,
 )
 from common.files import free_names, open_to_append
-from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp, pick_device
+from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp
 from datasets import sources
 from datasets.class_names import class_index, parse_mixture
 from datasets.image_files import read_images, read_mask
@@ -62,7 +62,7 @@ from figures.grids import plot_gif, plot_grid, plot_groups
 from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
-from training import checkpoint
+from training import checkpoint, processes
 from training.arguments import add_sampler_arguments, sampler_as_asked, sampler_in_words
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
@@ -362,6 +362,8 @@ def title(args: argparse.Namespace, *more: str, weight: bool = False) -> str:
 
 def load(file: Path, device: torch.device, args: argparse.Namespace) -> Model:
     ddpm, content = checkpoint.load_model(file, device, pick_amp("auto", device), args.raw)
+    if len(args.models) == 1:
+        ddpm = processes.share(ddpm)
     sampler = sampler_as_asked(ddpm, args.sampler, args.n_steps, args.placement)
     size = ddpm.sample_size()
     if len(size) != 3 or size[0] not in (1, 3):
@@ -380,16 +382,23 @@ DRAW = {
 }
 
 
+@processes.together()
 def main() -> None:
     args = parse_arguments()
-    device = pick_device(args.device)
+    device = processes.start(args.device)
     keep_large_buffers()
     models = [load(file, device, args) for file in args.models]
+    processes.led(lambda: draw(args, models), models[0].ddpm)
+
+
+def draw(args: argparse.Namespace, models: Sequence[Model]) -> None:
+    """What the call asks for, and a line about it in samples.log."""
     paths = draw_comparison(args, models) if args.mode == "comparison" else DRAW[args.mode](args, models[0])
     for path in paths:
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
         with open_to_append(args.out / "samples.log") as log:
-            log.write(f"{now}  {path.name}  {command_line()}  {device_name(device)}  commit {commit()}\n")
+            about = f"{command_line()}  {device_name(models[0].ddpm.device)}  commit {commit()}"
+            log.write(f"{now}  {path.name}  {about}\n")
         print(path, flush=True)
     if (args.out / "report.html").exists():
         write_report(args.out)

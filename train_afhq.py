@@ -26,7 +26,6 @@ if __name__ == "__main__":
 import argparse
 import functools
 from pathlib import Path
-from typing import Any, Sequence
 
 import torch
 
@@ -46,7 +45,7 @@ from datasets import sources
 from datasets.image_set import ImageSet
 from evaluation.record import Record, read_list, reverse_steps
 from evaluation.reference import Reference, draw_samples
-from figures.curves import new_figure, plain_axes, write_figure
+from figures.curves import plot_distances
 from figures.images import process_figures
 from training import checkpoint, processes
 from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
@@ -122,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@processes.together()
 def main() -> None:
     args = parser().parse_args()
     if args.data_dir.name == "train":  # as the exercise's script has it: the folder of the classes itself
@@ -152,11 +152,10 @@ def main() -> None:
             for train in (True, False)
         )
     reference = None
-    if args.fid:
+    if args.fid and not processes.rank():  # which alone draws and measures
         if args.resume != "no":
             read_list(args.log_dir / "metrics.json")  # a damaged file is found now, not at the first pictures
-        with processes.one_by_one():  # one process trains the classifier
-            reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
+        reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     draw_first = functools.partial(draw_data, train_set=train_set)
     draw = functools.partial(
@@ -173,10 +172,11 @@ def draw_animal_run(
     metrics.json and fid.png, from n_fid samples.
     """
     draw_without_classes(run, run.averaged, train_set, n_samples, animate=run.step == run.plan.last_step)
-    if reference is not None:
+    if reference is not None and run.missing("fid.png"):
         measure(run, reference, n_fid)
         run.watch.lap("measuring")
-    run.save_model()  # last: a run that was stopped before makes all of these again
+    if run.missing(run.model_path().name):
+        run.save_model()
 
 
 def visualize(args: argparse.Namespace, device: torch.device) -> None:
@@ -215,23 +215,6 @@ def measure(run: Trainer, reference: Reference, n_fid: int) -> None:
     rows = [row for entry in read_list(file) for row in entry["results"] if "step" in row]
     rows = [row for row in rows if row["features"] == measured["features"]]  # others are of an earlier judge
     plot_distances(run.log_dir / "fid.png", sorted(rows, key=lambda row: row["step"]))
-
-
-def plot_distances(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Distance over steps: the FID if every row has one, or else the Frechet distance in the features that it names."""
-    official = all("fid" in row for row in rows)
-    figure = new_figure(6.5, 4)
-    axes = figure.subplots()
-    values = [row["fid" if official else "frechet_distance"] for row in rows]
-    axes.plot([row["step"] for row in rows], values, marker="o", markersize=4, linewidth=1.6, color="#1f5fa8")
-    axes.set_title(f"{'FID' if official else 'Frechet distance'} of {rows[-1]['n_images']:,} samples", fontsize=11)
-    features = "Inception v3" if official else rows[-1]["features"]
-    figure.text(0.5, 0.02, f"features: {features}", ha="center", fontsize=8, style="italic", color="#666666")
-    axes.set_xlabel("step")
-    axes.set_ylim(bottom=0)
-    plain_axes(axes)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    write_figure(path, figure)
 
 
 if __name__ == "__main__":

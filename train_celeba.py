@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@processes.together()
 def main() -> None:
     args = parser().parse_args()
     args.prompts = args.prompts or PROMPTS[args.encoder]

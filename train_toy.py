@@ -26,19 +26,19 @@ if __name__ == "__main__":
     listen()  # before the imports that take seconds
 
 import argparse
-import os
+import functools
 from pathlib import Path
-from typing import Callable, Dict, Union
+from typing import Callable
 
 import torch
 
 from common.console import ArgumentParser, HelpFormatter, as_path, at_least, in_range, number, run_script
-from common.machine import command_line, device_name, pick_amp
-from datasets.points import DISTRIBUTIONS, Chequerboard, PointSet, TwoGaussians, energy_distance
+from common.machine import pick_amp
+from datasets.points import DISTRIBUTIONS, PointSet
 from ddpm import DDPM
 from diffusion.likelihood import VARIANCES
-from evaluation.record import Record, reverse_steps
-from figures.points import N_SAMPLES, plot_field, plot_processes, plot_samples
+from evaluation.points import in_words, measure, write_measured
+from figures.points import N_SAMPLES, Distribution, plot_field, plot_processes, plot_samples
 from reporting.page import write_report
 from training import checkpoint, processes
 from training.arguments import (
@@ -53,8 +53,6 @@ from training.losses import VALIDATION_IMAGES
 from training.settings import Plan
 from training.trainer import Trainer
 
-Distribution = Union[TwoGaussians, Chequerboard]
-Measured = Dict[str, float]  # of samples, by the names of metrics.json
 NETWORKS = ("fourier", "residual", "plain")  # the first is trained in the log folder itself
 NETWORK_OPTIONS = {  # of those that not all of them have
     "plain": (),
@@ -122,6 +120,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return its_parser, args
 
 
+@processes.together()
 def main() -> None:
     its_parser, args = parse()
     distribution = DISTRIBUTIONS[args.dataset]
@@ -142,15 +141,18 @@ def train_all(
     panels = []
     for network in NETWORKS:
         own_dir = log_dir if network == NETWORKS[0] else log_dir / f"network_{network}"
-        run, samples, measured = train_one(its_parser, args, network, own_dir, distribution)
-        if own_dir != log_dir and not processes.rank():
+        run = train_one(its_parser, args, network, own_dir, distribution)
+        if processes.rank():
+            continue
+        samples = draw_points(run.average.ddpm, run.seed_for_pictures)  # those of its samples.png
+        measured = measure(samples, distribution, run.seed_for_pictures)
+        if own_dir != log_dir:
             write_measured(log_dir, run, network, measured)
         n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
         panels.append((f"{network}: {n_parameters:,} parameters\n{in_words(measured)}", samples))
-    if processes.rank():
-        return
-    plot_samples(log_dir / "networks.png", distribution, panels[::-1])
-    write_report(log_dir)
+    if panels:
+        plot_samples(log_dir / "networks.png", distribution, panels[::-1])
+        write_report(log_dir)
 
 
 def train_one(
@@ -159,9 +161,8 @@ def train_one(
     network: str,
     log_dir: Path,
     distribution: Distribution,
-) -> tuple[Trainer, torch.Tensor, Measured]:
-    """Train a network in log_dir to the end. Returns the run, its last samples and what was measured of these (see
-    `draw_point_run`)."""
+) -> Trainer:
+    """Train a network in log_dir to the end. Returns the run."""
     args = argparse.Namespace(**{**vars(args), "network": network, "log_dir": log_dir})
     device = processes.start(args.device)
     layers = {name: getattr(args, name) for name in ("num_hidden", "n_blocks", "n_frequencies")}
@@ -177,39 +178,36 @@ def train_one(
     train_set, val_set = (
         PointSet(distribution.sample(n, generator), args.dataset).to(device) for n in (args.n_points, VALIDATION_IMAGES)
     )
-    drawn: list[tuple[torch.Tensor, Measured]] = []  # at each set of pictures
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     told = about(its_parser, args, spec, EXPECTED)
-    draw = lambda run: drawn.append(draw_point_run(run, distribution, network))  # noqa: E731
+    draw = functools.partial(draw_point_run, distribution=distribution, network=network)
     run = Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw)
     run.run()
-    return (run, *drawn[-1])
+    return run
 
 
-def draw_point_run(run: Trainer, distribution: Distribution, network: str) -> tuple[torch.Tensor, Measured]:
-    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field.
-
-    Returns the samples, float32 [N, 2] on the CPU, and what `measure` says of them.
-    """
-    seed = run.seed_for_pictures
-    samples = draw_points(run.averaged, seed, run.sampling_progress("samples"))
-    true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
-    run.watch.lap("samples")
-    measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
-    run.watch.lap("measuring")
-    panels = [
-        (f"{network}, {run.mark()}\n{in_words(measured)}", samples),
-        (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
-    ]
-    plot_samples(run.log_dir / "samples.png", distribution, panels)
-    write_measured(run.log_dir, run, network, measured, of_data)
-    run.save_model()
-    run.watch.lap("samples")
-    if run.step == run.plan.last_step:
+def draw_point_run(run: Trainer, distribution: Distribution, network: str) -> None:
+    """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field."""
+    seed, final = run.seed_for_pictures, run.step == run.plan.last_step
+    if run.missing("samples.png", run.model_path().name):
+        samples = draw_points(run.averaged, seed, run.sampling_progress("samples"))
+        true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
+        run.watch.lap("samples")
+        measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
+        run.watch.lap("measuring")
+        panels = [
+            (f"{network}, {run.mark()}\n{in_words(measured)}", samples),
+            (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
+        ]
+        plot_samples(run.log_dir / "samples.png", distribution, panels)
+        write_measured(run.log_dir, run, network, measured, of_data)
+        run.save_model()
+        run.watch.lap("samples")
+    if final and run.missing("forward_process.png", "backward_process.png"):
         plot_processes(run.log_dir, run.averaged, distribution, seed, run.sampling_progress("processes"))
+    if final and run.missing("vector_field.png"):
         plot_field(run.log_dir / "vector_field.png", run.averaged, distribution, seed)
         run.watch.lap("other figures")
-    return samples, measured
 
 
 def draw_points(ddpm: DDPM, seed: int, progress: Callable[[int], None] | None = None) -> torch.Tensor:
@@ -217,37 +215,6 @@ def draw_points(ddpm: DDPM, seed: int, progress: Callable[[int], None] | None = 
     generator = torch.Generator(ddpm.device).manual_seed(seed)
     y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress)
     return y.cpu()
-
-
-def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> Measured:
-    """The distance of points [N, 2] to as many fresh points of the data, and the share on permitted squares."""
-    fresh = distribution.sample(len(samples), torch.Generator().manual_seed(seed + 1))
-    result: Measured = {"n_points": len(samples)}
-    if isinstance(distribution, Chequerboard):
-        result["on_permitted_squares"] = distribution.permitted(samples).double().mean().item()
-    return {**result, "energy_distance": energy_distance(samples, fresh)}
-
-
-def write_measured(
-    log_dir: Path, run: Trainer, network: str, measured: Measured, of_data: Measured | None = None
-) -> None:
-    """Add a row for samples of a run to metrics.json in log_dir, and one for true points, to compare it with.
-
-    measured, of_data: what `measure` says of either.
-    """
-    model = os.path.relpath(run.model_path(), log_dir)
-    about = {"command": command_line(), "device": device_name(run.device), "model": model}
-    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=reverse_steps(run.ddpm))
-    record.add({"points": f"{network} network", "step": run.step, **measured})
-    if of_data is not None:
-        record.add({"points": "the data themselves", "step": run.step, **of_data})
-
-
-def in_words(measured: Measured) -> str:
-    share = measured.get("on_permitted_squares")
-    return (f"{share:.1%} on permitted squares, " if share is not None else "") + (
-        f"energy distance {measured['energy_distance']:.1e}"
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Folders of image files, decoded once into one uint8 array and cached.
+"""Folders of image files, decoded once into one uint8 array in a file.
 
     <root>/train/cat/0001.jpg ...      the sorted names of the folders are the classes
     <root>/test/cat/0001.jpg ...       the same classes; the folder may also be called "val", "valid" or "validation"
@@ -13,14 +13,18 @@ of the classes. The order is the same on every machine, and other files that are
 Without a test folder, the first 10 % of each class in that order are held out as the test split, but no more than 500
 images altogether (and no fewer than one of each class that has two).
 
-The cache is the file <root>/<split>_<size>px.npz, or, if <root> is read-only, one below ~/.cache/ddpm_images. It holds
-a fingerprint of the classes and of the files' names, sizes and times, and is made again when these change.
+The cache is the file <root>/<split>_<size>px.npy, or, if <root> is read-only, one below ~/.cache/ddpm_images. It holds
+the images, and after them a fingerprint of the classes and of the files' names, sizes and times; it is made again when
+these change. The images are mapped, not read: processes of one machine share one copy in memory, and a set may be
+larger than memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -29,7 +33,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Tuple
+from typing import IO, Callable, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -45,7 +49,8 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 500  # one in 10, at most 500
 BAD_SHARE = 100  # more than one damaged file in 100 stops the run
 LEFT_OUT = " cannot be decoded and is left out"
-VERSION = 4  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
+CHUNK = 1024  # files that are decoded before their images are written
+VERSION = 5  # part of the fingerprint: raise it when decoding, the order, or what the cache holds changes
 # Error numbers of an OSError that is the fault of the file: None (Pillow); a link to nowhere, or to itself; a damaged
 # file that points to before its beginning. Others (a permission, a disk or a network that fails) may pass.
 FILE_FAULTS = {None, errno.ENOENT, errno.ELOOP, errno.EINVAL}
@@ -90,12 +95,11 @@ def load_files(
     # absolute path is in it, so that the folder can be moved.
     fingerprint = hashlib.sha256(json.dumps([VERSION, size, class_names, files]).encode()).hexdigest()
     split = "train" if train else "test"
-    cache = cache_file(root, f"{split}_{size}px.npz")
+    cache = cache_file(root, f"{split}_{size}px.npy")
     decoded = _read_cache(cache, fingerprint)
     if decoded is None:
         print(f"decoding {len(files):,} {split} images in {folder} to {cache} ...", flush=True)
-        decoded = _decode_files(folder, files, size, max(1, n_workers))
-        _write_cache(cache, fingerprint, decoded)
+        decoded = _write_cache(cache, folder, files, size, max(1, n_workers), fingerprint)
     for line in decoded.left_out:
         print(os.path.join(folder, line), file=sys.stderr, flush=True)
     left_out = {line.partition(LEFT_OUT)[0] for line in decoded.left_out}
@@ -159,18 +163,17 @@ def _class_files(folder: Path, class_name: str, label: int) -> list[ImageFile]:
     return sorted(files)
 
 
-def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: int) -> Decoded:
-    images = np.empty((len(files), 3, size, size), np.uint8)
-
+def _decode_files(
+    folder: Path, files: list[ImageFile], size: int, n_threads: int, fingerprint: str, out: IO[bytes]
+) -> None:
+    """Decode files and write what `_read` reads."""
     stopped = threading.Event()
 
-    def decode_into(i: int) -> str | None:
-        """Fill images[i]; the result is None, or what is wrong with the file."""
-        if stopped.is_set():
-            return None
-        path = os.path.join(folder, files[i].name)
+    def decoded(file: ImageFile) -> np.ndarray | str:
+        """The image, uint8 [3, size, size], or what is wrong with the file."""
+        path = os.path.join(folder, file.name)
         try:
-            images[i] = decode(path, size, size)
+            return "stopped" if stopped.is_set() else decode(path, size, size)
         except MemoryError:
             raise
         except Exception as error:
@@ -178,24 +181,38 @@ def _decode_files(folder: Path, files: list[ImageFile], size: int, n_threads: in
             if isinstance(error, OSError) and error.errno not in FILE_FAULTS:
                 raise DataError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it") from error
             return one_line(error)
-        return None
 
+    labels, bad = [], []
+    begin = out.tell()
+    _write_header(out, len(files), size)
     # Threads suffice, because Pillow's decoding and resizing run without Python's lock.
     with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
         warnings.simplefilter("ignore")  # about metadata, which users of the images cannot change
         try:
-            faults = list(pool.map(decode_into, range(len(files))))
+            for start in range(0, len(files), CHUNK):
+                part = files[start : start + CHUNK]
+                for file, result in zip(part, pool.map(decoded, part)):
+                    if isinstance(result, str):
+                        bad.append(f"{file.name}{LEFT_OUT} ({result})")
+                    else:
+                        out.write(result.tobytes())
+                        labels.append(file.label)
         except BaseException:  # also Ctrl-C: the threads then only finish the files that they have begun
             stopped.set()
             raise
-    bad = [f"{file.name}{LEFT_OUT} ({fault})" for file, fault in zip(files, faults) if fault]
     if len(bad) * BAD_SHARE > len(files):
         raise DataError(
             f"{len(bad):,} of {len(files):,} files in {folder} are damaged: repair or remove them. {bad[0]}"
         )
-    good = [i for i, fault in enumerate(faults) if not fault]
-    labels = np.array([files[i].label for i in good], np.int64)
-    return Decoded(images[good] if bad else images, labels, np.array(bad, str))
+    for array in (np.array(fingerprint), np.array(labels, np.int64), np.array(bad, str)):
+        np.save(out, array)
+    out.seek(begin)
+    _write_header(out, len(labels), size)  # of the same length: numpy pads it to a multiple of 64 bytes
+
+
+def _write_header(out: IO[bytes], n: int, size: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)}
+    np.lib.format.write_array_header_1_0(out, header)
 
 
 def cache_file(root: Path, name: str) -> Path:
@@ -209,9 +226,13 @@ def cache_file(root: Path, name: str) -> Path:
 def _read_cache(cache: Path, fingerprint: str) -> Decoded | None:
     """What the cache holds, or None if it is not there, does not fit, or is damaged."""
     try:
-        with np.load(cache, allow_pickle=False) as archive:  # has checksums: a changed byte is an error
-            if str(archive["fingerprint"]) == fingerprint:
-                return Decoded(*(archive[name] for name in Decoded._fields))
+        # "c": copy on write, since torch wants arrays that could be written to.
+        images = np.load(cache, mmap_mode="c", allow_pickle=False)
+        with open(cache, "rb") as file:
+            file.seek(images.offset + images.nbytes)
+            there, labels, left_out = (np.load(file, allow_pickle=False) for _ in range(3))
+        if str(there) == fingerprint:
+            return Decoded(images, labels, left_out)
     except FileNotFoundError:
         pass
     except MemoryError:
@@ -221,16 +242,25 @@ def _read_cache(cache: Path, fingerprint: str) -> Decoded | None:
     return None
 
 
-def _write_cache(cache: Path, fingerprint: str, decoded: Decoded) -> None:
-    """Two processes may do so at once: each replaces the file as a whole."""
+def _write_cache(
+    cache: Path, folder: Path, files: list[ImageFile], size: int, n_threads: int, fingerprint: str
+) -> Decoded:
+    """Decode files to the cache. Two processes may do so at once: each replaces the file as a whole."""
+    work = (folder, files, size, n_threads, fingerprint)
     try:
-        with atomic_write(cache) as temporary:
-            np.savez(
-                temporary,
-                fingerprint=np.array(fingerprint),
-                images=decoded.images,
-                labels=decoded.labels,
-                left_out=decoded.left_out,
-            )
+        with atomic_write(cache) as temporary, open(temporary, "wb") as out:
+            _decode_files(*work, out)
+        with contextlib.suppress(OSError):
+            cache.with_suffix(".npz").unlink()  # of earlier versions
+        written = _read_cache(cache, fingerprint)
+        if written is not None:
+            return written
+        reason = "another process has changed it"
     except OSError as error:
-        print(f"{cache} cannot be written ({one_line(error)}): the images are decoded again next time", flush=True)
+        reason = one_line(error)
+    print(f"{cache} cannot be written ({reason}): the images are decoded into memory, at every start", flush=True)
+    memory = io.BytesIO()
+    _decode_files(*work, memory)
+    memory.seek(0)
+    images, _, labels, left_out = (np.load(memory, allow_pickle=False) for _ in range(4))
+    return Decoded(images, labels, left_out)

@@ -26,7 +26,7 @@ from evaluation.record import Record, reverse_steps
 from evaluation.reference import AT_ONCE, Reference, draw_samples, finite, try_model
 from figures.images import bits_figure
 from networks.classifier import Classifier
-from training import checkpoint
+from training import checkpoint, processes
 from training.arguments import sampler_as_asked
 
 COMPLETED_AT_ONCE = 100  # images
@@ -35,7 +35,9 @@ COMPLETED_AT_ONCE = 100  # images
 
 
 def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.device) -> None:
-    """Compare the images of an .npz with the data set that the call names."""
+    """Compare the images of an .npz with the data set that the call names. Of several processes only rank 0 works."""
+    if processes.rank():
+        return
     images, labels = read_npz(args.source)
     if args.dataset in sources.GREY and (images == images[:, :1]).all():
         images = images[:, :1]  # grey images, which such files hold as RGB
@@ -60,6 +62,18 @@ def evaluate_model(
     amp_dtype = None if args.bits_per_dim else pick_amp("auto", device)
     ddpm, content = checkpoint.load_model(args.source, device, amp_dtype, args.raw)
     try_model(ddpm)
+    ddpm = processes.share(ddpm)
+    processes.led(lambda: measure_model(ddpm, content, args, about, of_samples), ddpm)
+
+
+def measure_model(
+    ddpm: DDPM,
+    content: dict[str, Any],
+    args: argparse.Namespace,
+    about: dict[str, Any],
+    of_samples: Callable[..., None],
+) -> None:
+    """Measure what the call asks for. content: what else the file of the model holds."""
     steps = f"{ddpm.n_timesteps} steps"
     if args.n_steps:
         steps = f"{args.n_steps} of {steps}"
@@ -77,7 +91,7 @@ def evaluate_model(
     if args.prompts:
         measure_prompts(ddpm, content, args, about)
         return
-    train_set, test_set = real_images(args, device, *checkpoint.data_of(ddpm, content))
+    train_set, test_set = real_images(args, ddpm.device, *checkpoint.data_of(ddpm, content))
     if args.bits_per_dim:
         measure_bits(ddpm, n_classes, test_set, args, about)
     elif args.inpaint:

@@ -1,4 +1,4 @@
-"""The loss curves, and the empty figures that other pictures of this folder begin with."""
+"""The loss curves, the distance curve, and the empty figures that other pictures of this folder begin with."""
 
 from __future__ import annotations
 
@@ -93,4 +93,23 @@ def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "e
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     note = "The mean goes flat long before training is done: watch the quarters and the samples."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")
+    write_figure(path, figure)
+
+
+def plot_distances(path: str | os.PathLike, rows: Sequence[dict]) -> None:
+    """Write the distance of samples to the training images over steps, from rows of metrics.json: the FID if every row
+    has one, or else the Frechet distance in the features that it names.
+    """
+    official = all("fid" in row for row in rows)
+    figure = new_figure(6.5, 4)
+    axes = figure.subplots()
+    values = [row["fid" if official else "frechet_distance"] for row in rows]
+    axes.plot([row["step"] for row in rows], values, marker="o", markersize=4, linewidth=1.6, color="#1f5fa8")
+    axes.set_title(f"{'FID' if official else 'Frechet distance'} of {rows[-1]['n_images']:,} samples", fontsize=11)
+    features = "Inception v3" if official else rows[-1]["features"]
+    figure.text(0.5, 0.02, f"features: {features}", ha="center", fontsize=8, style="italic", color="#666666")
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=0)
+    plain_axes(axes)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     write_figure(path, figure)

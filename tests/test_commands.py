@@ -134,7 +134,7 @@ def test_a_command_of_the_pages(file, command):
     elif words[0].startswith("networks/"):
         assert (ROOT / words[0]).exists()
     else:
-        name = Path(words[0]).stem
+        name = words[0][: -len(".py")].replace("/", ".")
         name = "train_mnist" if name == "train_shapes" else name  # the example of docs/adding_a_dataset.md
         script = importlib.import_module(name)
         parser = script.parser()

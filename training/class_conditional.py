@@ -160,6 +160,7 @@ def check_weights(weights: Sequence[float]) -> None:
         )
 
 
+@processes.together()
 def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     """Train as the command line says, and fill the log folder. `expected`: what a healthy run looks like, in words."""
     args = parser.parse_args()
@@ -200,33 +201,40 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
 
     Every weight and epoch has the same noise, that of the run's seed: pictures differ because models differ.
     """
-    final, seed, report = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress
+    final, seed, report, mark = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress, run.mark()
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
     if args.unconditional:
         draw_without_classes(run, sampler, train_set, args.n_samples, animate)
-        if final:
-            draw_completions(run.log_dir, run.averaged, val_set, run.mark(), seed, report("completions"))
+        if final and run.missing("inpainting.png"):
+            draw_completions(run.log_dir, run.averaged, val_set, mark, seed, report("completions"))
             run.watch.lap("other figures")
-        run.save_model()
+        if run.missing(run.model_path().name):
+            run.save_model()
         return
     classes = shown_classes(val_set.n_classes, args.show_classes)
     names = [val_set.class_names[k] for k in classes]
-    drawn = sample_weights(
-        sampler, args.n_samples, val_set.n_classes, classes, args.g_weight, seed, animate, report("samples")
-    )
     real = real_rows(val_set, args.n_samples, classes)
-    draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, names, run.mark())
-    run.watch.lap("grids")
-    if animate:
-        steps = {w: steps for w, (_, steps) in drawn.items()}
-        draw_animations(run.log_dir, steps, sampler.recorded_times(), names, run.mark())
-        run.watch.lap("animations")
-    run.save_model()
-    few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]
-    images, c, few_names = first_of_each(train_set, few)
-    process_figures(run.log_dir, run.averaged, images, seed, c, few_names, progress=report("processes"))
-    if final:
-        draw_completions(run.log_dir, run.averaged, val_set, run.mark(), seed, report("completions"))
-        draw_mixtures(run.log_dir, run.averaged, val_set, run.mark(), seed, report("mixtures"))
+    for w in args.g_weight:
+        if not run.missing(*run.sample_names(w, animate)):
+            continue
+        drawn = sample_weights(
+            sampler, args.n_samples, val_set.n_classes, classes, [w], seed, animate, report(f"samples, w = {w:g}")
+        )
+        y, steps = drawn[w]
+        draw_grids(run.log_dir, {w: y}, real, names, mark)
+        run.watch.lap("grids")
+        if animate:
+            draw_animations(run.log_dir, {w: steps}, sampler.recorded_times(), names, mark)
+            run.watch.lap("animations")
+    if run.missing(run.model_path().name):
+        run.save_model()
+    if run.missing("forward_process.png", "backward_process.png"):
+        few = [classes[i] for i in shown_classes(len(classes), N_PROCESS)]
+        images, c, few_names = first_of_each(train_set, few)
+        process_figures(run.log_dir, run.averaged, images, seed, c, few_names, progress=report("processes"))
+    if final and run.missing("inpainting.png"):
+        draw_completions(run.log_dir, run.averaged, val_set, mark, seed, report("completions"))
+    if final and run.missing("mixture.png"):
+        draw_mixtures(run.log_dir, run.averaged, val_set, mark, seed, report("mixtures"))
     run.watch.lap("other figures")

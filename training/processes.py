@@ -1,30 +1,33 @@
-"""Several processes that train one model together: each takes its rows of every batch, and only rank 0 writes.
+"""Several processes that train one model together: each takes its rows of every batch, and rank 0 alone does the rest.
 
 torchrun starts them, or srun (cluster/job.sh); both set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
-PyTorch's distributed package does the work. A process alone is rank 0 of 1, and nothing here does anything for it.
+PyTorch's distributed package does the work. Rank 0 validates, draws, writes and prints (`led`); meanwhile the others
+compute their rows of what it asks the network (`share`). A process alone is rank 0 of 1, and nothing here does anything
+for it.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import copy
+import inspect
 import os
-import shutil
 import sys
-import tempfile
+import time
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterator, Sequence
+from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.console import CallError
+from common.console import CallError, RunError, one_line
 from common.machine import pick_device
 from ddpm import DDPM
+
+Result = TypeVar("Result")
+PATIENCE = 5  # seconds that a process waits before it ends because of rank 0: a launcher then ends rank 0 too
 
 
 def count() -> int:
@@ -56,6 +59,33 @@ def start(device: str) -> torch.device:
     if rank():
         sys.stdout = open(os.devnull, "w")
     return mine
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """For the main function of a script that several processes may run: each error becomes one line, with its rank.
+
+    A process that fails ends. The others notice when they need it, or their launcher ends them: none waits for ever.
+    """
+    rank_here = int(os.environ.get("RANK", 0))
+    try:
+        yield
+    except CallError:
+        if rank_here:  # all have the same call: rank 0 says what is wrong with it
+            time.sleep(PATIENCE)
+            sys.exit(2)
+        raise
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            raise
+        if isinstance(error, getattr(dist, "DistError", ())) or "gloo" in str(error):
+            message = f"another process of this run has ended, and this one cannot go on alone ({one_line(error)})"
+        elif isinstance(error, (RunError, OSError)):
+            message = str(error)
+        else:
+            print(f"rank {rank_here}:", file=sys.stderr, flush=True)
+            raise
+        raise RunError(f"rank {rank_here}: {message}") from None
 
 
 def restarted() -> bool:
@@ -95,23 +125,18 @@ def gathered(part: torch.Tensor, dim: int = 0) -> torch.Tensor:
     return torch.cat(parts, dim)
 
 
+def _device() -> str:
+    """Where tensors must be that processes exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 def most(values: Sequence[int]) -> list[int]:
     """The largest value that any process gives, for each of the values."""
     if count() == 1:
         return list(values)
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor(values, device=device)
+    shared = torch.tensor(values, device=_device())
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return [int(value) for value in shared.tolist()]
-
-
-def folder_for(log_dir: Path) -> Path:
-    """Where this process writes: rank 0 in the log folder, the others in a temporary folder, removed when they end."""
-    if not rank():
-        return log_dir
-    scratch = Path(tempfile.mkdtemp(prefix="ddpm_rank"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    return scratch
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -142,8 +167,12 @@ def shared_losses(
             f"BatchNorm: on the CPU each of the {count()} processes normalises its own rows (on CUDA all rows together)"
         )
     gpu = [ddpm.device.index] if ddpm.device.type == "cuda" else None
-    # Buffers: the schedule never changes, and `share_buffers` shares BatchNorm's statistics.
-    return DistributedDataParallel(Losses(ddpm, losses), device_ids=gpu, broadcast_buffers=False)
+    # Buffers: the schedule never changes, and `share_buffers` shares BatchNorm's statistics. Newer versions of torch
+    # call this option forward_sync_buffers.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: Any = {"device_ids": gpu, option: False}
+    return DistributedDataParallel(Losses(ddpm, losses), **options)
 
 
 def no_sync(losses: Callable[..., torch.Tensor], last: bool) -> ContextManager[Any]:
@@ -158,29 +187,107 @@ def share_buffers(network: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-# ------------------------------------------------------------------------------------------------ sampling
+# ------------------------------------------------------------------------------------------------ led by rank 0
+
+END, PLAIN, FAST = range(3)  # what rank 0 wants: nothing any more, or a pass through the network or its faster copy
+
+
+def led(work: Callable[[], Result], ddpm: DDPM | None = None) -> Result:
+    """Let rank 0 do `work`, and return its result in all processes.
+
+    ddpm: a model of `share`, of which the others compute their rows meanwhile. If `work` fails or exits, all processes
+    end: rank 0 says why, the others say nothing.
+    """
+    if count() == 1:
+        return work()
+    if rank():
+        return _help(ddpm)
+    SharedDDPM.helped = ddpm is not None
+    try:
+        result = work()
+    except BaseException as error:
+        status = error.code if isinstance(error, SystemExit) else 2 if isinstance(error, CallError) else 1
+        with contextlib.suppress(RuntimeError):  # the others may have ended
+            _end(status, None)
+        raise
+    finally:
+        SharedDDPM.helped = False
+    _end(0, result)
+    return result
+
+
+def _end(status: Any, result: Any) -> None:
+    _broadcast(torch.tensor([END] + [0] * 6))
+    dist.broadcast_object_list([status, result])
+
+
+def _help(ddpm: DDPM | None) -> Any:
+    """Compute rows for rank 0 until its work is done, and return the result of that. Exits if it fails."""
+    models: dict[int, DDPM] = {}
+    while True:
+        kind, n, n_classes, *size = _broadcast(torch.empty(7, dtype=torch.int64)).tolist()
+        if kind == END:
+            ended: list[Any] = [None, None]
+            dist.broadcast_object_list(ended)
+            if not ended[0]:
+                return ended[1]
+            time.sleep(PATIENCE)
+            sys.exit(ended[0])
+        assert ddpm is not None
+        if kind not in models:
+            models[kind] = ddpm.fast_copy() if kind == FAST else ddpm
+        size = [length for length in size if length]
+        widths = [torch.Size(size).numel(), 1, n_classes]
+        x_t, time_, c = _broadcast(torch.empty(n, sum(widths), device=ddpm.device)).split(widths, dim=1)
+        with torch.inference_mode():
+            _rows_of(models[kind], x_t.view(n, *size), time_.view(n, *[1] * len(size)), c if n_classes else None)
+
+
+def _broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.to(_device()).contiguous()
+    dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def _rows_of(ddpm: DDPM, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """The network's outputs for all rows, of which this process computes its own."""
+    n = len(x_t)
+    n_each = -(-n // count())
+    # The last processes may have fewer rows: they repeat the last one.
+    mine = torch.arange(rank() * n_each, (rank() + 1) * n_each, device=x_t.device).clamp_(max=n - 1)
+    return gathered(DDPM._network(ddpm, x_t[mine], time[mine], None if c is None else c[mine]))[:n]
 
 
 class SharedDDPM(DDPM):
-    """A DDPM whose network each process runs on its rows only, where no gradients are wanted.
+    """A DDPM whose network runs on all processes while rank 0 does what `led` gave it, where no gradients are wanted.
 
-    All processes have to make the same calls with the same arguments. What they get is what one process gets: noise is
-    drawn for all rows everywhere, only the network's work is shared.
+    Noise is drawn by rank 0 for all rows, so the results are those of one process.
     """
 
+    kind = PLAIN
+    helped = False  # do the other processes wait for rows to compute? Otherwise each runs the network alone
+
+    def fast_copy(self, gradients: bool = False) -> DDPM:
+        fast = super().fast_copy(gradients)
+        fast.__class__ = _FastDDPM
+        return fast
+
     def _network(self, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not self.helped:
             return super()._network(x_t, time, c)
-        n = len(x_t)
-        n_each = -(-n // count())
-        # The last processes may have fewer rows: they repeat the last one.
-        mine = torch.arange(rank() * n_each, (rank() + 1) * n_each, device=x_t.device).clamp_(max=n - 1)
-        part = super()._network(x_t[mine], time[mine], None if c is None else c[mine])
-        return gathered(part)[:n]
+        n, size = len(x_t), [*x_t.shape[1:], 0, 0, 0][:4]
+        _broadcast(torch.tensor([self.kind, n, 0 if c is None else c.shape[1], *size]))
+        columns = [x_t.flatten(1), time.reshape(n, 1), *([] if c is None else [c])]
+        _broadcast(torch.cat([part.float() for part in columns], dim=1))
+        return _rows_of(self, x_t, time, c)
+
+
+class _FastDDPM(SharedDDPM):
+    kind = FAST
 
 
 def share(ddpm: DDPM) -> DDPM:
-    """The same model, whose sampling and validation all processes share. A process alone gets `ddpm` itself."""
+    """The same model, with whose network all processes help rank 0. A process alone gets `ddpm` itself."""
     if count() == 1:
         return ddpm
     shared = copy.copy(ddpm)

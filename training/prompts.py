@@ -59,27 +59,31 @@ def draw_prompt_run(
 ) -> None:
     """Grids of samples with a column for each prompt, some animated, and the two processes; at the end also samples
     without context. Every weight and epoch has the same noise, that of the run's seed."""
-    final, seed, report = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress
+    final, seed, report, mark = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress, run.mark()
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
-    drawn = sample_weights(
-        run.averaged, args.n_samples, vectors.shape[1], vectors, args.g_weight, seed, animate, report("samples")
-    )
     real = nearest_images(train_set, vectors, args.n_samples)
-    draw_grids(run.log_dir, {w: y for w, (y, _) in drawn.items()}, real, prompts, run.mark())
-    run.watch.lap("grids")
-    if animate:
-        steps = {w: steps for w, (_, steps) in drawn.items()}
-        draw_animations(run.log_dir, steps, run.averaged.recorded_times(), prompts, run.mark())
-        run.watch.lap("animations")
-    run.save_model()
-    images, c = train_set.batch(torch.arange(min(N_PROCESS, len(train_set))))
-    process_figures(run.log_dir, run.averaged, images, seed, c, progress=report("processes"))
-    if final:
+    for w in args.g_weight:
+        if not run.missing(*run.sample_names(w, animate)):
+            continue
+        what = report(f"samples, w = {w:g}")
+        drawn = sample_weights(run.averaged, args.n_samples, vectors.shape[1], vectors, [w], seed, animate, what)
+        y, steps = drawn[w]
+        draw_grids(run.log_dir, {w: y}, real, prompts, mark)
+        run.watch.lap("grids")
+        if animate:
+            draw_animations(run.log_dir, {w: steps}, run.averaged.recorded_times(), prompts, mark)
+            run.watch.lap("animations")
+    if run.missing(run.model_path().name):
+        run.save_model()
+    if run.missing("forward_process.png", "backward_process.png"):
+        images, c = train_set.batch(torch.arange(min(N_PROCESS, len(train_set))))
+        process_figures(run.log_dir, run.averaged, images, seed, c, progress=report("processes"))
+    if final and run.missing("samples_unconditional.png"):
         generator = torch.Generator(run.device).manual_seed(seed)
         y, _ = run.averaged.sample(
             N_UNCONDITIONAL, classes=None, generator=generator, record=False, progress=report("unconditional")
         )
-        plot_grid(run.log_dir / "samples_unconditional.png", y, title=f"{run.mark()}, no context")
+        plot_grid(run.log_dir / "samples_unconditional.png", y, title=f"{mark}, no context")
     run.watch.lap("other figures")
 
 

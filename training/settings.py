@@ -57,9 +57,13 @@ class Plan:
         every = self.unit_steps if self.unit == "epoch" else max(1, self.picture_every // ROWS_PER_PICTURE)
         return step % every == 0 or self.pictures_due(step)
 
+    def number(self, step: int) -> int:
+        """Of the epoch that is over, or of the step: what files are named after."""
+        return step // self.unit_steps
+
     def mark(self, step: int) -> str:
         """Where a run stands, in words: 'epoch 3'."""
-        return f"{self.unit} {step // self.unit_steps}"
+        return f"{self.unit} {self.number(step)}"
 
     def where(self, step: int) -> str:
         """In which step of the run, for a live line: 'epoch 3/20  step 5/234' or 'step 7/1000'."""

@@ -10,7 +10,6 @@ from datasets.image_set import ImageSet
 from ddpm import DDPM
 from figures.grids import plot_gif, plot_grid
 from figures.images import process_figures
-from reporting.log_files import animation_name, grid_name
 from training.seeds import order_of_epoch
 from training.trainer import Trainer
 
@@ -23,18 +22,20 @@ def draw_without_classes(run: Trainer, sampler: DDPM, train_set: ImageSet, n_sam
     sampler: the model as it samples. All have the same noise, that of the run's seed: pictures of two moments differ
     because the models differ.
     """
-    unit, number = run.mark().split()
-    seed, generator = run.seed_for_pictures, torch.Generator(run.device).manual_seed(run.seed_for_pictures)
-    y_0, y_steps = sampler.sample(
-        n_samples, classes=None, generator=generator, record=animate, progress=run.sampling_progress("samples")
-    )
-    plot_grid(run.log_dir / grid_name(unit, int(number), None), y_0, title=f"{run.mark()}, samples")
-    run.watch.lap("grids")
-    if animate:
-        n_columns = math.ceil(math.sqrt(len(y_0)))
-        plot_gif(run.log_dir / animation_name(unit, int(number), None), y_steps, sampler.recorded_times(), n_columns)
-        run.watch.lap("animations")
-    first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
-    images, _ = train_set.batch(first)
-    process_figures(run.log_dir, run.averaged, images, seed, progress=run.sampling_progress("processes"))
-    run.watch.lap("other figures")
+    names, seed = run.sample_names(None, animate), run.seed_for_pictures
+    if run.missing(*names):
+        generator = torch.Generator(run.device).manual_seed(seed)
+        y_0, y_steps = sampler.sample(
+            n_samples, classes=None, generator=generator, record=animate, progress=run.sampling_progress("samples")
+        )
+        plot_grid(run.log_dir / names[0], y_0, title=f"{run.mark()}, samples")
+        run.watch.lap("grids")
+        if animate:
+            n_columns = math.ceil(math.sqrt(len(y_0)))
+            plot_gif(run.log_dir / names[1], y_steps, sampler.recorded_times(), n_columns)
+            run.watch.lap("animations")
+    if run.missing("forward_process.png", "backward_process.png"):
+        first = order_of_epoch(len(train_set), run.settings.seed, 0)[:N_PROCESS]  # of the first training batch
+        images, _ = train_set.batch(first)
+        process_figures(run.log_dir, run.averaged, images, seed, progress=run.sampling_progress("processes"))
+        run.watch.lap("other figures")

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
     assert f"{train / 'dog'} holds no images" in complaint()
     write_folder(tmp_path, {"train/dog": 1, "test/cat": 1})
     assert "'dog'" in complaint(train=False) and "same classes" in complaint(train=False)
-    assert list(tmp_path.glob("*.npz")) == []
+    assert list(tmp_path.glob("*.npy")) == []
 
 
 # ---- files that cannot be decoded ------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def test_more_than_one_percent_bad_files_stop_the_run(tmp_path, n_workers, capfd
         load_folder(tmp_path, True, 8, n_workers)
     text = one_line_of(error)
     assert "3 of 199" in text and names[5] in text and "cannot identify image" in text
-    assert capfd.readouterr().err == "" and list(tmp_path.glob("*.npz")) == []
+    assert capfd.readouterr().err == "" and list(tmp_path.glob("*.npy")) == []
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -231,7 +232,7 @@ def test_what_is_no_fault_of_a_file_stops_the_run(tmp_path, monkeypatch, capsys,
         patch.setattr(image_folder, "decode", failing_decode)
         run_script(lambda: load_folder(tmp_path, True, 8, n_workers))
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and message in line and list(tmp_path.glob("*.npz")) == []
+    assert end.value.code == 1 and message in line and list(tmp_path.glob("*.npy")) == []
     assert isinstance(error, MemoryError) or str(tmp_path / "train/cat/0007.png") in line
     assert len(load_folder(tmp_path, True, 8)[0]) == 199  # once the file can be read again
 
@@ -258,7 +259,7 @@ def test_ctrl_c_ends_the_decoding_quietly(tmp_path, monkeypatch, capfd):
     run.join(timeout=30)
     assert time.time() - start < 5 and run.exitcode == 130
     (line,) = capfd.readouterr().err.splitlines()  # no traceback
-    assert line.endswith("error: interrupted") and list(tmp_path.glob("*.npz")) == []
+    assert line.endswith("error: interrupted") and list(tmp_path.glob("*.npy")) == []
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def test_the_second_start_decodes_nothing(pets, monkeypatch, capsys):
         images, labels, names = load_folder(moved, train, 8)
         assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1]) and names == expected[2]
     assert capsys.readouterr() == ("", "")
-    assert sorted(path.name for path in moved.iterdir()) == ["test", "test_8px.npz", "train", "train_8px.npz"]
+    assert sorted(path.name for path in moved.iterdir()) == ["test", "test_8px.npy", "train", "train_8px.npy"]
     with pytest.raises(TypeError):
         load_folder(moved, True, 16)  # another size is another file
 
@@ -304,10 +305,10 @@ def test_a_changed_folder_is_decoded_again(pets, change, capsys):
     capsys.readouterr()
     images, labels, _ = load_folder(root, True, 8)
     assert capsys.readouterr().out.startswith("decoding")
-    (root / "train_8px.npz").unlink()
+    (root / "train_8px.npy").unlink()
     expected = load_folder(root, True, 8)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
-    assert len(list(root.glob("*.npz"))) == 1  # the old one does not stay
+    assert len(list(root.glob("*.npy"))) == 1  # the old one does not stay
 
 
 @pytest.mark.parametrize("removed", [True, False])
@@ -324,22 +325,18 @@ def test_a_class_without_a_test_image_counts_in_the_labels(tmp_path, removed):
     assert [names[label] for label in sorted(labels)] == ["bee", "bee", "cat", "cat"]
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "a byte changed", "a pickle", "no labels"])
+@pytest.mark.parametrize("kind", ["truncated", "truncated behind the images", "empty", "a pickle", "of floats"])
 def test_a_damaged_cache_is_made_again(pets, kind, capsys, tmp_path):
     root, _ = pets
-    expected = load_folder(root, True, 8)
-    cache = root / "train_8px.npz"
-    content = bytearray(cache.read_bytes())
-    with np.load(cache) as archive:
-        arrays = dict(archive)
-    if kind == "a byte changed":
-        content[5000] ^= 255
-    if kind == "no labels":
-        np.savez(cache, images=arrays["images"], fingerprint=arrays["fingerprint"])
-    elif kind == "a pickle":
-        np.savez(cache, **{**arrays, "images": np.array([Path("an object")], object)})
+    expected = [part.clone() for part in load_folder(root, True, 8)[:2]]
+    cache = root / "train_8px.npy"
+    content = cache.read_bytes()
+    if kind == "a pickle":
+        np.save(cache, np.array([Path("an object")], object))
+    elif kind == "of floats":
+        np.save(cache, np.zeros((50, 3, 8, 8)))
     else:
-        cache.write_bytes({"truncated": content[:3000], "empty": b""}.get(kind, content))
+        cache.write_bytes(content[: {"truncated": 3000, "empty": 0}.get(kind, len(content) - 10)])
     capsys.readouterr()
     images, labels, _ = load_folder(root, True, 8)
     notice, decoding = capsys.readouterr().out.splitlines()
@@ -349,21 +346,36 @@ def test_a_damaged_cache_is_made_again(pets, kind, capsys, tmp_path):
     assert capsys.readouterr().out == ""  # the new cache is whole
 
 
+def test_images_are_mapped_not_read(tmp_path):
+    """Loading takes no memory for them, and the cache of an earlier version goes."""
+    write_folder(tmp_path, {"train/cat": 150, "test/cat": 1}, size=4)
+    (tmp_path / "train_128px.npz").write_bytes(b"of an earlier version")
+    load_folder(tmp_path, True, 128)
+    assert not (tmp_path / "train_128px.npz").exists()
+    tracemalloc.start()
+    images, _, _ = load_folder(tmp_path, True, 128)
+    assert tracemalloc.get_traced_memory()[1] < images.nbytes / 4
+    tracemalloc.stop()
+    before = (tmp_path / "train_128px.npy").read_bytes()
+    images.zero_()  # a process's own copy: neither the file nor another process sees it
+    assert (tmp_path / "train_128px.npy").read_bytes() == before
+
+
 def test_beside_a_read_only_folder_the_user_cache_serves(pets, tmp_path, monkeypatch):
     root, _ = pets
     monkeypatch.setattr(os, "access", lambda path, mode: path != root)  # the superuser may write everywhere
     expected = load_folder(root, True, 8)
-    assert len(list((tmp_path / "user cache").rglob("*.npz"))) == 1
+    assert len(list((tmp_path / "user cache").rglob("*.npy"))) == 1
     monkeypatch.setattr(image_folder, "_decode_files", None)
-    assert torch.equal(load_folder(root, True, 8)[0], expected[0]) and list(root.glob("*.npz")) == []
+    assert torch.equal(load_folder(root, True, 8)[0], expected[0]) and list(root.glob("*.npy")) == []
 
 
 def test_without_a_place_for_the_cache_there_are_still_images(pets, capsys):
     root, _ = pets
-    (root / "train_8px.npz" / "in the way").mkdir(parents=True)
+    (root / "train_8px.npy" / "in the way").mkdir(parents=True)
     for _ in range(2):
         assert len(load_folder(root, True, 8)[0]) == 50
-        assert "train_8px.npz cannot be written" in capsys.readouterr().out
+        assert "train_8px.npy cannot be written" in capsys.readouterr().out
 
 
 @needs_fork
@@ -386,7 +398,7 @@ def test_two_processes_at_once(pets):
     expected = load_folder(root, True, 8)
     assert found == [(expected[0].numpy().tobytes(), expected[1].tolist())] * 2
     assert [process.exitcode for process in processes] == [0, 0]
-    assert sorted(path.name for path in root.iterdir()) == ["test", "train", "train_8px.npz"]
+    assert sorted(path.name for path in root.iterdir()) == ["test", "train", "train_8px.npy"]
 
 
 # ---- by way of load --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from datasets.sources import load
 from ddpm import DDPM
 from figures.grids import plot_grid
 from figures.images import real_rows
-from training import checkpoint, trainer
+from training import checkpoint, class_conditional, trainer
 from training.ema import MovingAverage
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
@@ -184,21 +184,45 @@ def test_signals_save_and_tell_how_to_go_on(quick, signal_at, tmp_path, capsys, 
     assert signal.getsignal(number) == before
 
 
-def test_signal_while_pictures_are_made(train, whole_run, tmp_path, monkeypatch):
-    """The checkpoint of the epoch stands already; resuming makes the pictures."""
-    original = trainer.Trainer.heed_signals
+def test_pictures_that_are_done_stand_for_the_next_start(train, whole_run, tmp_path, monkeypatch):
+    """A signal after each grid: a run that never has time for more than one still gets to its end, and to its pictures."""
+    log_dir, draw_grids, drawn = tmp_path / "log", class_conditional.draw_grids, []
 
-    def heed_signals(self):
+    def draw_one(folder, samples, *more):
+        draw_grids(folder, samples, *more)
+        drawn.append((checkpoint.load(log_dir / "checkpoint.pt")["epoch"], *samples))
         os.kill(os.getpid(), signal.SIGTERM)
-        original(self)
 
+    monkeypatch.setenv("DDPM_STOPPED", str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "heed_signals", heed_signals)
-        assert train(tmp_path / "log") == 128 + signal.SIGTERM
-    assert not (tmp_path / "log" / "model_epoch2.pt").exists()
-    assert train(tmp_path / "log", "--resume") == 0
-    assert (tmp_path / "log" / "model_epoch2.pt").exists()
-    assert_same_training(whole_run, tmp_path / "log")
+        patch.setattr(class_conditional, "draw_grids", draw_one)
+        for _ in range(4):
+            assert train(log_dir, "--resume auto") == 128 + signal.SIGTERM
+            assert (tmp_path / "stopped").read_text() == "SIGTERM"  # it got on
+            (tmp_path / "stopped").unlink()
+    assert drawn == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert train(log_dir, "--resume auto") == 0
+    assert_same_training(whole_run, log_dir)
+    pictures = [file.name for file in whole_run.iterdir() if file.suffix in (".png", ".gif")]
+    for name in set(pictures) - {"loss.png"}:
+        assert (log_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
+
+
+def test_a_finished_run_stands_as_it_is_with_resume_auto(train, tmp_path, capsys):
+    log_dir = tmp_path / "log"
+    assert train(log_dir, "--n_epochs 1") == 0
+    (log_dir / "mixture.png").unlink()
+
+    def times() -> dict[str, int]:
+        names = (grid.name for grid in log_dir.glob("*_epoch1*"))
+        return {name: (log_dir / name).stat().st_mtime_ns for name in [*names, "inpainting.png", "checkpoint.pt"]}
+
+    before = times()
+    assert train(log_dir, "--n_epochs 1 --resume auto") == 0
+    assert "already finished" in capsys.readouterr().out
+    assert times() == before and (log_dir / "mixture.png").exists()
+    assert train(log_dir, "--n_epochs 1 --resume") == 0
+    assert all(now > before[name] for name, now in times().items() if name != "checkpoint.pt")
 
 
 def test_the_signal_handler_only_sets_a_number():
@@ -626,7 +650,7 @@ def test_preempted_from_outside(data_dir, tmp_path):
     out, _ = process.communicate(timeout=60)
     assert first.startswith("epoch 1/400") and process.returncode == 143
     command = out.strip().splitlines()[-1].split()
-    assert command[:2] == ["python", "train_mnist.py"] and command[-1] == "--resume"
+    assert command[1] == "train_mnist.py" and command[-1] == "--resume"
     done = len(list(csv.DictReader(open(tmp_path / "log" / "metrics.csv"))))
     more = [sys.executable, *command[1:], "--n_epochs", str(done + 1)]
     end = subprocess.run(more, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
