@@ -244,7 +244,7 @@ def test_afhq_other_animals(data_dir, tmp_path, capsys):
 
 def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, capsys):
     """--fid: a row for each set of pictures, also over an interruption; the training itself stays the same."""
-    monkeypatch.setattr(train_afhq, "N_MEASURED", 8)
+    monkeypatch.setattr(train_afhq, "N_FID", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     more = f"--fid --judge_dir {tmp_path}"
     assert afhq(data_dir, tmp_path / "log", f"--train_steps 5 --save_and_sample_every 3 {more}") == 0
@@ -261,7 +261,7 @@ def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, 
 
 
 def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_afhq, "N_MEASURED", 8)
+    monkeypatch.setattr(train_afhq, "N_FID", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     more = f"{STEPS} --fid --judge_dir {tmp_path}"
     with monkeypatch.context() as patch:
