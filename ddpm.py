@@ -204,10 +204,11 @@ class DDPM(nn.Module):
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
             return predict(self.nn_model, self.n_inputs, x_t, time, c).float()
 
-    # ------------------------------------------------------------ likelihood: see diffusion/likelihood.py
+    # ------------------------------------------------------------ diffusion/likelihood.py, diffusion/inpainting.py
 
     negative_elbo = likelihood.negative_elbo
     variational_bound = likelihood.variational_bound
+    complete_image = inpainting.complete_image
 
     # ------------------------------------------------------------ sampling
 
@@ -326,10 +327,6 @@ class DDPM(nn.Module):
         # One copy to the CPU at the end, since a copy inside the loop makes a GPU wait. `clone` gives an ordinary tensor:
         # one made in inference mode cannot be used in training.
         return x.clone(), torch.stack(steps).cpu() if steps else torch.empty(0, *x.shape)
-
-    # ------------------------------------------------------------ completing images: see diffusion/inpainting.py
-
-    complete_image = inpainting.complete_image
 
     # ------------------------------------------------------------ parts of the above
 

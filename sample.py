@@ -45,21 +45,19 @@ from common.console import (
     in_range,
     number,
     run_script,
-    values_from_call,
 )
 from common.files import free_names, open_to_append
 from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp
-from datasets import sources
 from datasets.class_names import class_index, parse_mixture
-from datasets.image_files import read_images, read_mask
-from datasets.image_set import ImageSet, one_hot, to_float
+from datasets.image_set import one_hot
 from diffusion import inpainting
-from evaluation.comparison import Model, check_comparable, comparison_figure
+from evaluation.comparison import Model, check_comparable, comparison_figure, images_of
 from evaluation.npz import export
 from evaluation.prompts import prompt_figure
 from evaluation.reference import finite, try_model
+from evaluation.to_complete import to_complete
 from figures.grids import plot_gif, plot_grid, plot_groups
-from figures.images import HIDDEN, inpainting_figure, mixture_figure, sample_weights
+from figures.images import inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint, processes
@@ -262,25 +260,9 @@ def draw_comparison(args: argparse.Namespace, models: Sequence[Model]) -> list[P
     return paths
 
 
-def images_of(model: Model, data_dir: Path, limit: int | None = None) -> ImageSet:
-    """The test set of the data that a model was trained on, or its first `limit` images."""
-    name, which = checkpoint.data_of(model.ddpm, model.content)
-    with values_from_call():
-        return sources.load(name, data_dir, train=False, limit=limit, **which)
-
-
 def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
     ddpm, names = model.sampler, model.content["class_names"]
-    size = ddpm.sample_size()
-    if args.inpaint:
-        images = to_float(read_images(args.inpaint, size, args.invert))
-        hidden = [args.mask or "bottom"] * len(images)
-    else:
-        images = to_float(images_of(model, args.data_dir, len(HIDDEN)).images)
-        hidden = [args.mask] * len(images) if args.mask else HIDDEN[: len(images)]
-    generator = torch.Generator().manual_seed(args.seed)
-    masks = torch.cat([mask_of(word, size[1], size[2], generator) for word in hidden])
-    heads = [f"{word} hidden" if word in inpainting.MASKS else Path(word).name for word in hidden]
+    images, masks, heads = to_complete(model, args.inpaint, args.mask, args.invert, args.data_dir, args.seed)
     c = None
     if args.classes:
         classes = chosen(args, names)
@@ -306,18 +288,6 @@ def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
         )
         inpainting_figure(paths[0], images, masks, finite(completed), heads, title(args, how, weight=c is not None))
     return paths
-
-
-def mask_of(word: str, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    """The mask [1, 1, height, width] of a name in inpainting.MASKS or of an image file."""
-    if word in inpainting.MASKS:
-        return inpainting.mask_named(word, height, width, generator)
-    if not Path(word).is_file():
-        raise CallError(f"--mask {word} is neither a file nor one of {', '.join(inpainting.MASKS)}")
-    mask = read_mask(Path(word), height, width)
-    if mask.all():
-        raise CallError(f"--mask {word} hides nothing: dark parts are hidden, transparent ones count as white")
-    return mask
 
 
 def draw_prompts(args: argparse.Namespace, model: Model) -> list[Path]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Sequence
 
 import torch
 
-from common.console import CallError, Progress
+from common.console import CallError, Progress, values_from_call
+from datasets import sources
 from datasets.image_set import ImageSet
 from ddpm import DDPM
 from figures.grids import plot_groups
@@ -23,6 +24,13 @@ class Model(NamedTuple):
     ddpm: DDPM
     content: dict[str, Any]
     sampler: DDPM
+
+
+def images_of(model: Model, data_dir: Path, limit: int | None = None) -> ImageSet:
+    """The test set of the data that a model was trained on, or its first `limit` images."""
+    name, which = checkpoint.data_of(model.ddpm, model.content)
+    with values_from_call():
+        return sources.load(name, data_dir, train=False, limit=limit, **which)
 
 
 def check_comparable(models: Sequence[Model]) -> None:

@@ -87,6 +87,8 @@ CAPTIONS = {
     "fid": Caption(MEASURED, "Distance to the training images over the steps",
         "Distance between the features of samples and those of the training images. It should fall; lower is better. "
         "The line below the curve names the features."),
+    "steps": Caption(MEASURED, "Quality against the number of steps",
+        "Frechet distance (lower is better) and accuracy of samples that were drawn in few steps, by several samplers."),
     "bits_per_dim": Caption(MEASURED, "Bits per dimension by timestep",
         "What each timestep adds to the variational bound. The smallest t, which code the finest detail, add most."),
 }
