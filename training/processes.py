@@ -80,7 +80,9 @@ def together() -> Iterator[None]:
             raise
         if isinstance(error, getattr(dist, "DistError", ())) or "gloo" in str(error):
             message = f"another process of this run has ended, and this one cannot go on alone ({one_line(error)})"
-        elif isinstance(error, (RunError, OSError)):
+        elif isinstance(error, OSError):
+            message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        elif isinstance(error, RunError):
             message = str(error)
         else:
             print(f"rank {rank_here}:", file=sys.stderr, flush=True)
