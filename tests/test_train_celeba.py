@@ -90,6 +90,17 @@ def test_a_stopped_run_goes_on_to_the_bit(faces, run, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_does_not_go_on_with_another_table(run, faces, tmp_path, capsys):
+    (tmp_path / "log").mkdir()
+    for file in run.iterdir():
+        (tmp_path / "log" / file.name).write_bytes(file.read_bytes())
+    data = write_faces(tmp_path / "data")
+    table = data / "attributes.csv"
+    table.write_text(table.read_text().replace("\n3,3,", "\n3,4,"))
+    assert run_train_celeba(data, tmp_path / "log", "--encoder", "attributes", "--prompts", "old", "--resume") == 2
+    assert "another table of attributes" in capsys.readouterr().err
+
+
 def test_prompts_pictures_and_mixtures(faces, draw, tmp_path):
     words = ["happy", "old*0.5 + happy*0.5"]
     assert draw("--prompts", *words, "--g_weight", "1", "3", "--image_prompt", str(faces / "train/face/003.png")) == 0

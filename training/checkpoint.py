@@ -151,11 +151,13 @@ def load_run(
     *,
     defaults: dict[str, Any],
     class_names: Sequence[str],
+    encoder: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """The content of the checkpoint.pt of a run that is resumed, and a line for each change that a run may have.
 
     arguments, train_images, arithmetic, last_step, class_names: of the run as it is asked for now. defaults: what an
-    option that the file does not know was, before there was such an option.
+    option that the file does not know was, before there was such an option. encoder: recipe of that of a run on context
+    vectors.
     CallError that names the difference if the file is another run's, or further than the run is to go.
     """
     content = load(path, "arguments", "train_images", "model", "average", "optimizer", "step", "history")
@@ -172,6 +174,8 @@ def load_run(
     if names_before and class_names and names_before != list(class_names):
         change = next((a, b) for a, b in zip_longest(names_before, class_names) if a != b)
         forbidden.append(f"the classes are others, {change[1]!r} where {change[0]!r} stood")
+    if content["spec"].get("encoder") != encoder:
+        forbidden.append("the encoder has another table of attributes, or other weights")
     if content["train_images"] != train_images:
         forbidden.append(f"{content['train_images']} training images were there, now {train_images}")
     if forbidden:
@@ -268,6 +272,8 @@ def _check_spec(spec: Any) -> nn.Module:
 def _check_run(content: dict[str, Any]) -> None:
     """Raise unless what a run goes on with is as `Trainer.save_checkpoint` writes it. (Weights are checked elsewhere.)"""
     _plain_values(content["arguments"], "arguments", most=1000)
+    if type(content.get("spec")) is not dict:
+        raise ValueError("its spec is no dict")
     for name in ("step", "train_images"):
         if not _is_plain(content[name], int) or content[name] < 0:
             raise ValueError(f"its {name} is no whole number")

@@ -116,8 +116,9 @@ class Trainer(Run):
             now = (self.about.arguments, len(self.train_set), arithmetic_of(self.ddpm), self.plan.last_step)
             names = self.train_set.class_names if self.takes_classes else []
             try:
+                defaults, encoder = self.about.defaults, self.about.spec.get("encoder")
                 content, changes = checkpoint.load_run(
-                    self.checkpoint_path, *now, defaults=self.about.defaults, class_names=names
+                    self.checkpoint_path, *now, defaults=defaults, class_names=names, encoder=encoder
                 )
             except RunError as error:
                 if resume != "auto":
