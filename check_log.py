@@ -1,13 +1,16 @@
-"""See log folders as a grader sees them: what an assignment asks for, is it there, and can it be true?
+"""See hand-ins as a grader sees them: is everything there that the sheet asks for, and can it be true?
 
     python check_log.py log/log_mnist                        # a table of findings; exit status 1 if there is a problem
-    python check_log.py hand_ins/* --csv marks.csv --quiet   # a row for each of a hundred folders
-    python check_log.py log/log_mnist --resample             # does the last model draw the grid of the smallest weight?
-    python check_log.py log/log_mnist --resample all --judge # at all weights; do the images show the classes asked for?
+    python check_log.py hand_ins/*                           # folders or zips, their log folders below: one verdict each,
+                                                             # and who shares what with whom
+    python check_log.py hand_ins/* --problems --csv marks.csv   # only what fails, a line each; a row for each log folder
+    python check_log.py hand_ins/* --models --data_dir data  # have the models the losses that they claim? 10 s a model
+    python check_log.py log/log_mnist --resample             # do the models draw their grids again? a minute a grid
+    python check_log.py log/log_mnist --judge                # do the images show the classes asked for?
 
-What kind of run it is stands in its config.json. Every finding is ok, a note (allowed, but worth knowing) or a problem
-(the folder fails). Nothing in a folder is executed, links are not followed, and a file that is too large, or claims to
-be, is refused. Exit status: 0 all folders pass, 1 some fail, 2 a wrong call.
+What kind of run it is stands in config.json. Every finding is ok, a note (allowed, but worth knowing) or a problem (the
+folder fails). Nothing in a folder is executed, links are not followed, zips are not unpacked, and a file that is too large, or
+claims to be, is refused. Exit status: 0 all hand-ins pass, 1 some fail, 2 a wrong call. See docs/grading.md.
 """
 
 from __future__ import annotations
@@ -25,111 +28,72 @@ import io
 from pathlib import Path
 from typing import Any
 
-from common.console import ArgumentParser, CallError, as_path, one_line, run_script
+from common.console import ArgumentParser, CallError, as_path, live_line, run_script
 from common.files import atomic_write
-from reporting.checks import (
-    LEVELS,
-    Check,
-    check_changes,
-    check_config,
-    check_metrics,
-    check_model_files,
-    check_others,
-    check_pictures,
-    check_strangers,
-)
-from reporting.reader import MOST_ENTRIES, Folder, Unreadable, printable
-from reporting.template import check_template, is_template
+from reporting.checks import Check
+from reporting.hand_ins import HandIn, is_nothing
+from reporting.reader import printable
+from reporting.sharing import Own, Print, compare, print_of
+from reporting.sharing import table as sharing_table
+from reporting.verdict import More, check_folder, check_sheet, count, problems, row, table
 
-KINDS = {
-    "classes": "class-conditional run",
-    "prompts": "run with prompts",
-    "steps": "run without classes",
-    "points": "run on points",
-}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
+OWN = Path(__file__).resolve().parent / "log"
 
 
-def check_folder(path: Path, resample: str | None = None, classifiers: Any = None) -> Check | None:
-    """All checks of one folder. None for two things that stand among log folders: a folder of classifiers
-    (evaluation/classifier.py), and the page over all folders (reporting/index.py).
-    """
-    if path.name == "index.html" and path.is_file():
-        return None
-    try:
-        check = Check(Folder(path, MOST_ENTRIES))
-    except Unreadable as error:
-        check = Check(None)
-        check.say("problem", path.name, str(error))
-        return check
-    names = check.folder.files
-    if names and all(name.startswith("judge_") and name.endswith(".pt") for name in names) and not check.folder.others:
-        return None
-    try:
-        _all_checks(check, resample, classifiers)
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        check.say("problem", path.name, f"could not be checked to the end ({one_line(error)})")
-    return check
+class Checked:
+    """A hand-in and what was found: in its files beside the log folders, and in each of these."""
+
+    def __init__(self, hand_in: HandIn, own: Own, more: More):
+        self.hand_in, self.sheet = hand_in, check_sheet(hand_in)
+        self.checks: list[tuple[Path, Check]] = []
+        self.prints: list[tuple[Check, Print]] = []
+        for folder in hand_in.folders:
+            if own.is_untouched(folder):
+                self.sheet.say("note", folder.path.name, "is one of the suite's own runs, and does not count")
+                continue
+            check = check_folder(folder, more)
+            own.look_at(check)
+            found = None if folder.path in own else print_of(str(folder.path), hand_in.path, check)
+            if found:
+                self.prints.append((check, found))
+            check.generated, check.real, check.models = {}, None, {}  # a hundred folders would fill the memory
+            self.checks.append((folder.path, check))
+        if hand_in.folders and not self.checks:
+            self.sheet.say("problem", hand_in.path.name, "holds no run of its own")
+
+    @property
+    def failed(self) -> bool:
+        return self.sheet.failed or any(check.failed for _, check in self.checks)
+
+    def text(self, quiet: bool) -> str:
+        parts = [table(str(path), check, quiet) for path, check in self.checks]
+        if self.hand_in.itself and parts:
+            return "\n".join(parts)
+        n = sum(not check.failed for _, check in self.checks)
+        verdict = "failed" if self.failed else "passed"
+        head = f"{verdict}, {n} of {len(self.checks)} log folders pass" if self.checks else count(self.sheet)
+        return "\n".join([table(str(self.hand_in.path), self.sheet, quiet, head), *parts])
+
+    def problems(self) -> list[str]:
+        lines = [problems(str(path), check) for path, check in [(self.hand_in.path, self.sheet), *self.checks]]
+        return [line for some in lines for line in some]
+
+    def rows(self) -> list[dict[str, Any]]:
+        checks = self.checks or [(self.hand_in.path, self.sheet)]
+        return [row(path, self.hand_in.path, check) for path, check in checks]
 
 
-def _all_checks(check: Check, resample: str | None, classifiers: Any) -> None:
-    if is_template(check):
-        check_template(check)
-        check_strangers(check)
-        return
-    check_config(check)
-    check_others(check)
-    if check.known_settings is not None:
-        check.say("ok", "config.json", f"{KINDS[check.settings.kind]} on {check.settings.dataset}")
-        check_changes(check)
-        check_metrics(check)
-        check_pictures(check)
-        models = check_model_files(check)
-        if models:
-            from evaluation.model_checks import check_models  # only now: loading torch takes seconds
-
-            check_models(check, models, resample)
-        if classifiers is not None:
-            classifiers.look_at(check)
-    check_strangers(check)
-
-
-def verdict(check: Check) -> str:
-    problems, notes = (sum(finding.level == level for finding in check.findings) for level in ("problem", "note"))
-    parts = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((problems, "problem"), (notes, "note")) if n]
-    return ("failed" if problems else "passed") + (f" ({', '.join(parts)})" if parts else "")
-
-
-def table(path: Path, check: Check, quiet: bool) -> str:
-    """The findings on one folder, a line for each: the problems first."""
-    shown = [finding for level in reversed(LEVELS) for finding in check.findings if finding.level == level]
-    shown = [finding for finding in shown if not quiet or finding.level != "ok"]
-    lines = [f"{printable(path)}: {verdict(check)}"]
-    return "\n".join(lines + [f"  {level:<8} {what}: {text}" for level, what, text in shown])
-
-
-def row(path: Path, check: Check) -> dict[str, Any]:
-    """The same as a row of the table of many folders."""
-    settings = check.known_settings
-    texts = {
-        level: "; ".join(f"{what}: {text}" for of, what, text in check.findings if of == level) for level in LEVELS
-    }
-    return {
-        "folder": printable(path),
-        "verdict": verdict(check).split(" ")[0],
-        "kind": KINDS[settings.kind] if settings else "",
-        "dataset": printable(settings.dataset) if settings else "",
-        "done": check.done if settings else "",
-        "of": f"{settings.last} {settings.unit}s" if settings else "",
-        **{key: check.facts.get(key, "") for key in ("train_loss", "redrawn_difference")},
-        "judge_accuracy": "; ".join(
-            f"{key[16:]}: {value:.0%}" for key, value in check.facts.items() if key.startswith("judge_accuracy")
-        ),
-        "problems": texts["problem"],
-        "notes": texts["note"],
-    }
+def compare_all(checked: list[Checked]) -> str:
+    """Compare all hand-ins with each other: the table of who shares what, and a problem for both where one is a copy."""
+    prints = [pair for one in checked for pair in one.prints]
+    check_of = {found.name: check for check, found in prints}
+    pairs = compare([found for _, found in prints])
+    for a, b, level, text in pairs:
+        if level == "problem":
+            for one, other in ((a, b), (b, a)):
+                check_of[one.name].say("problem", "another hand-in", f"{other.name} shares {text}")
+    return sharing_table(pairs)
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -144,23 +108,40 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 def parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("folders", type=as_path, nargs="+", metavar="FOLDER", help="log folders")
+    add("folders", type=as_path, nargs="+", metavar="HAND_IN", help="log folders, folders of these, or zips of either")
     add("--quiet", action="store_true", help="only notes and problems")
+    add("--problems", action="store_true", help="only problems, one line each")
     add(
         "--csv",
-        type=as_path,
+        type=Path,
         metavar="FILE",
-        help="also a table with one row per folder; - writes it, and nothing else",
+        help="also a table with one row per log folder; - writes it, and nothing else",
+    )
+    add(
+        "--models",
+        action="store_true",
+        help="measure the validation loss of every model, and compare its images with the training images; some 10 s a "
+        "model on a CPU",
     )
     add(
         "--resample",
         nargs="?",
-        const="one",
+        const="all",
         choices=["one", "all"],
-        help="draw the last grid of the smallest guidance weight (or of all) again and compare; a minute or more on a CPU",
+        help="draw the grids of every epoch and weight again and compare, or only the last one of the smallest weight; "
+        "a minute or more for each grid on a CPU",
     )
-    add("--judge", action="store_true", help="let a judge, trained once on the real images, look at the last grids")
-    add("--data_dir", type=as_path, default=Path("./data"), help="of --judge: folder of the data sets (./data)")
+    add(
+        "--judge",
+        action="store_true",
+        help="let a judge look at the last grids; to train it takes minutes, once a data set",
+    )
+    add(
+        "--data_dir",
+        type=as_path,
+        default=Path("./data"),
+        help="of --models and --judge: folder of the data sets (./data)",
+    )
     add(
         "--judge_dir",
         type=as_path,
@@ -172,37 +153,45 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    missing = [path for path in args.folders if not path.exists()]
+    missing = [path for path in args.folders if not path.exists() and not path.is_symlink()]
     if missing:
         raise CallError(f"there is no folder {printable(missing[0])}")
-    classifiers = None
-    if args.judge:
-        from evaluation.model_checks import Classifiers  # only now: loading torch takes seconds
+    more: More = None
+    if args.models or args.resample or args.judge:
+        from evaluation.model_checks import Classifiers, ModelChecks  # only now: loading torch takes seconds
 
-        classifiers = Classifiers(args.data_dir, args.judge_dir)
-    to_stdout = args.csv is not None and str(args.csv) == "-"
-    rows, failed = [], 0
-    for path in args.folders:
-        check = check_folder(path, args.resample, classifiers)
-        if check is None:
-            print(
-                f"{printable(path)}: no log folder, left out (classifiers, or the page over all folders)",
-                file=sys.stderr,
-            )
+        classifiers = Classifiers(args.data_dir, args.judge_dir) if args.judge else None
+        more = ModelChecks(args.data_dir, args.models, args.resample, classifiers)
+    own, checked = Own(OWN), []
+    for i, path in enumerate(args.folders):
+        if is_nothing(path) or (args.csv and path.is_file() and path.resolve() == args.csv.resolve()):
+            print(f"{printable(path)}: no hand-in, left out", file=sys.stderr)
             continue
-        failed += "problem" in [finding.level for finding in check.findings]
-        rows.append(row(path, check))
-        if not to_stdout:
-            print(table(path, check, args.quiet), flush=True)
+        live_line(f"{i + 1} of {len(args.folders)}: {printable(path)}")
+        checked.append(Checked(HandIn(path), own, more))
+    live_line("")
+    sharing = compare_all(checked)
+    show(checked, sharing, args)
+    sys.exit(1 if any(one.failed for one in checked) else 0)
+
+
+def show(checked: list[Checked], sharing: str, args: argparse.Namespace) -> None:
+    """Print the findings, and write the table of --csv."""
+    rows = [row for one in checked for row in one.rows()]
+    if args.csv and str(args.csv) == "-":
+        print(as_csv(rows) if rows else "", end="")
+        return
+    for one in checked:
+        lines = one.problems() if args.problems else [one.text(args.quiet)]
+        for line in lines:
+            print(line)
+    if sharing and not args.problems:
+        print(sharing)
+    if len(checked) > 1:
+        print(f"{sum(not one.failed for one in checked)} of {len(checked)} hand-ins pass")
     if args.csv and rows:
-        if to_stdout:
-            print(as_csv(rows), end="")
-        else:
-            with atomic_write(args.csv) as temporary:
-                temporary.write_text(as_csv(rows), encoding="utf-8")
-    if len(rows) > 1 and not to_stdout:
-        print(f"{len(rows) - failed} of {len(rows)} folders pass")
-    sys.exit(1 if failed else 0)
+        with atomic_write(args.csv) as temporary:
+            temporary.write_text(as_csv(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import check_log
 from common.console import ArgumentParser, CallError, HelpFormatter, RunError, as_path, run_script
+from reporting.reader import Folder
+from reporting.verdict import check_folder
 
 ROOT = Path(__file__).resolve().parent
 LISTED = ["networks/Conditional_UNet.py", "train_mnist.py", "train_cifar10.py", "utils.py", "ddpm.py"]  # by the sheet
@@ -84,8 +85,8 @@ def collect(args: argparse.Namespace) -> list[str]:
             wanted.append(f"{name}: {folder} is not there (train it, or name another folder with --logs)")
             continue
         shutil.copytree(folder, args.out / name, ignore=shutil.ignore_patterns("checkpoint.pt", ".*"))
-        check = check_log.check_folder(args.out / name)
-        problems = [finding for finding in check.findings if finding.level == "problem"] if check else []
+        check = check_folder(Folder(args.out / name))
+        problems = [finding for finding in check.findings if finding.level == "problem"]
         if problems:
             wanted.append(f"{name}: {len(problems)} problems, see `python check_log.py {folder}`")
     if args.answers:

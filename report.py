@@ -4,9 +4,10 @@
     python report.py --index log                # writes log/index.html, a table of all log folders below log
     python report.py hand_ins/*/ --index hand_ins       # both: the reports anew, then the table that links to them
 
-The training scripts write report.html with every set of pictures and after long epochs; this command rebuilds it. The
-pages have relative links only, need no network and no script, so the folder can be moved, packed and opened from disk.
-One folder that cannot be read stops neither the others nor the table. `make index` is the second line.
+A folder may also hold log folders, at any of four levels. The training scripts write report.html with every set of pictures
+and after long epochs; this command writes it again. The pages have relative links only and need no network, so the folder can
+be moved, packed and opened from disk. Links are not followed. A folder that cannot be read stops neither the others nor the
+table. `make index` is the second line.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import common  # noqa: F401  (it tells what a Python lacks that cannot run the s
 
 # isort: split
 import argparse
+import os
+from pathlib import Path
 
 from common.console import ArgumentParser, as_path, run_script
+from reporting.hand_ins import HandIn
 from reporting.index import write_index
 from reporting.page import write_report
 from reporting.reader import Unreadable
@@ -28,13 +32,22 @@ from reporting.reader import Unreadable
 
 def parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "log_dirs", type=as_path, nargs="*", metavar="FOLDER", help="a log folder: write its report.html again"
-    )
-    parser.add_argument(
-        "--index", type=as_path, metavar="FOLDER", help="write index.html there, a table of the log folders below it"
-    )
+    text = "a log folder, or a folder of these: write report.html again"
+    parser.add_argument("log_dirs", type=as_path, nargs="*", metavar="FOLDER", help=text)
+    text = "write index.html there, a table of the log folders below it"
+    parser.add_argument("--index", type=as_path, metavar="FOLDER", help=text)
     return parser
+
+
+def write_reports(name: str) -> list[Path]:
+    """Write the page of a log folder, or of each log folder below it. Raises NotADirectoryError."""
+    if not os.path.isdir(name):
+        raise NotADirectoryError(f"{name} is not a folder")
+    hand_in = HandIn(Path(name))
+    if hand_in.unread and not hand_in.folders:
+        raise Unreadable("; ".join(f"{path} {reason}" for path, reason in hand_in.unread.items()))
+    below = [folder.path for folder in hand_in.folders if folder.path.is_dir()]
+    return [write_report(folder) for folder in below or [Path(name)]]
 
 
 def main() -> int:
@@ -43,10 +56,11 @@ def main() -> int:
     if not args.log_dirs and not args.index:
         parser().error("name a log folder, or --index and the folder that holds several")
     status = 0
-    for write, folders in ((write_report, args.log_dirs), (write_index, [args.index] if args.index else [])):
+    for write, folders in ((write_reports, args.log_dirs), (write_index, [args.index] if args.index else [])):
         for folder in folders:
             try:
-                print(write(folder))
+                pages = write(folder)
+                print(*(pages if isinstance(pages, list) else [pages]), sep="\n")
             except NotADirectoryError as error:
                 print(f"report.py: {error}", file=sys.stderr)
                 status = 2

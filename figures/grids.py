@@ -162,7 +162,7 @@ def plot_groups(
     if (page == page[..., :1]).all():  # no colour: a third of the file
         page = page[..., 0]
     info = PngInfo()
-    info.add_text(GEOMETRY, layout.geometry(shapes[0][1:], n_columns, rows))
+    info.add_text(GEOMETRY, layout.geometry(shapes[0][1:], n_columns, rows, title))
     with atomic_write(path) as temporary:
         imageio.imwrite(temporary, page, pnginfo=info)
 

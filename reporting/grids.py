@@ -12,7 +12,8 @@ import numpy as np
 
 CONSTANT = 2.0  # standard deviation, in grey levels of 255: an image below this shows nothing
 NOISE = 0.15  # correlation of neighbouring pixels: a picture below this is noise (digits and photographs: above 0.6)
-SAME_END = 12.0  # mean difference in grey levels between an image of a GIF's last frame and of the grid
+# Mean difference in grey levels between an image of a GIF's last frame and of the grid: of colours a GIF has only 256.
+SAME_END, SAME_GREY = 8.0, 0.05
 FONT_SHIFT = 12  # pixels by which another version of the fonts may move the grid of an older file
 MISPLACED = "its images do not stand where a grid as the run asked for has them"
 
@@ -84,6 +85,15 @@ def read_images(page: np.ndarray, text: str | None, grid: Grid, animated: bool =
         if getattr(geometry, name) != wanted:
             return f"is another grid than the run asked for: {name} {getattr(geometry, name)} instead of {wanted}"
     return _cut(page, geometry, animated) or MISPLACED
+
+
+def title_of(text: str | None) -> str | None:
+    """The title that a picture says it has, in its metadata; None if it does not say."""
+    try:
+        title = json.loads(text or "{}").get("title")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return title if isinstance(title, str) else None
 
 
 def _parse(text: str) -> Geometry:
@@ -167,5 +177,6 @@ def wrong_images(generated: np.ndarray, real: np.ndarray | None) -> str | None:
 def ends_elsewhere(last: np.ndarray, generated: np.ndarray) -> str | None:
     """Do the images of a GIF's last frame differ from those of the grid? Both uint8 [rows, columns, H, W, 3]."""
     distance = np.abs(flat(last) - flat(generated)).mean(axis=(1, 2))
-    n = int((distance > SAME_END).sum())
+    colour = (generated != generated[..., :1]).any()
+    n = int((distance > (SAME_END if colour else SAME_GREY)).sum())
     return f"ends in other images than its grid shows: {n} of {len(distance)} differ" if n else None

@@ -9,28 +9,32 @@ from html import escape
 from pathlib import Path
 
 from common.files import atomic_write, finite
+from reporting.archive import ZipFolder
+from reporting.checks import Check
+from reporting.hand_ins import HandIns
 from reporting.html import POLICY, STYLE, link, page, paragraph, scroll
+from reporting.reader import Folder
 from reporting.run import Pictures, Run, read_run
 from reporting.tables import classifier_accuracy
+from reporting.verdict import check_folder, count
 
-DEPTH = 4  # folders below the root: hand_ins/group/person/log/log_mnist
-MARKS = ("config.json", "metrics.csv", "report.html")  # a folder with one of these is a log folder
 MAX_PIXELS = 20_000_000  # a larger picture is not shown: a hundred of them on one page would choke the browser
 
 INDEX_STYLE = """
-table.index { width: 100%; } table.index th, table.index td { vertical-align: middle; }
-table.index td.number { text-align: right; white-space: nowrap; }
-table.index img { display: block; width: 11rem; height: auto; border: 1px solid var(--line); }
-table.index .bad { color: #a3121f; } table.index td:nth-child(2) { min-width: 12rem; }
-table.index td:nth-child(3) { min-width: 8.2rem; } table.index td:nth-child(4), table.index td:nth-child(5) { min-width: 9.2rem; }
-table.index th[data-sort=number] { text-align: right; }
+table.index { width: 100%; } table.index th, table.index td { vertical-align: middle; padding: .3rem .45rem; }
+table.index td.number { text-align: right; }
+table.index img { display: block; width: 9rem; height: auto; border: 1px solid var(--line); }
+.bad { color: var(--bad); } .good { color: var(--good); } table.index td:nth-child(2) { min-width: 9rem; }
+table.index td:nth-child(3) { min-width: 11rem; max-width: 24rem; } table.index th[data-sort=number] { text-align: right; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: .2rem; margin: -.2rem; cursor: pointer;
   text-align: inherit; }
 th button::after { content: " \\2195"; } th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
-@media print { th button::after { content: ""; } table.index img { width: 30mm; } }
+.filter input { font: inherit; padding: .25rem .5rem; margin: 0 .7rem; color: inherit; background: var(--tint);
+  border: 1px solid var(--soft); }
+@media print { th button::after { content: ""; } .filter { display: none; } table.index img { width: 30mm; } }
 """
-# Sorts the table by a column. The Content-Security-Policy names the hash of this script and allows no other. Without scripts
+# Sorts the table by a column, and shows only the rows that contain some words. The Content-Security-Policy names the hash of this script and allows no other. Without scripts
 # the table is sorted by name.
 SCRIPT = """
 for (const head of document.querySelectorAll("th[data-sort]")) {
@@ -48,29 +52,34 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   });
 }
+const table = document.querySelector("table.index");
+if (table) {
+  const label = document.createElement("label"), input = document.createElement("input");
+  const shown = document.createElement("span"), bar = document.createElement("p");
+  input.type = "search";
+  shown.setAttribute("role", "status");
+  label.append("Show only rows with", input);
+  bar.className = "filter";
+  bar.append(label, shown);
+  table.parentNode.before(bar);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(" "), rows = [...table.tBodies[0].rows];
+    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+    shown.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
+  });
+}
 """
 COLUMNS = (
     ("newest samples", ""),
     ("folder", "text"),
-    ("data", "text"),
-    ("network", "text"),
+    ("verdict", "text"),
     ("state", "text"),
+    ("data and network", "text"),
     ("done", "number"),
     ("training loss", "number"),
     ("validation loss", "number"),
     ("judge accuracy", "number"),
 )
-
-
-def find_log_folders(root: Path) -> list[Path]:
-    """The log folders at or below `root`, in order. Links, hidden folders and what cannot be opened are passed over."""
-    found = []
-    for place, folders, files in os.walk(root):  # follows no links
-        below = len(Path(place).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if name[0] != "." and below < DEPTH)
-        if any(mark in files for mark in MARKS) or any(name.startswith("generated_images_") for name in files):
-            found.append(Path(place))
-    return sorted(found)
 
 
 def newest_grid(pictures: Pictures) -> str | None:
@@ -91,9 +100,11 @@ def _number(value: float | None, text: str) -> str:
     return _cell("" if value is None else text, "" if value is None else value, "number")
 
 
-def _name(root: Path, folder: Path) -> str:
+def _name(root: Path, folder: Folder) -> str:
     """The cell with the folder's name: a link to its report, or to the folder if it has none."""
-    name, has_report = folder.relative_to(root), (folder / "report.html").is_file()
+    name, has_report = folder.path.relative_to(root), "report.html" in folder.files
+    if isinstance(folder, ZipFolder):
+        return _cell(f"{name.as_posix()} (in a zip)", name.as_posix())
     address = link(name / "report.html" if has_report else name)
     note = "" if has_report else '<br><span class="soft">no report.html</span>'
     return f'<td data-key="{escape(name.as_posix())}"><a href="{address}">{escape(name.as_posix())}</a>{note}</td>'
@@ -102,7 +113,7 @@ def _name(root: Path, folder: Path) -> str:
 def _picture(root: Path, run: Run) -> str:
     folder, name = run.folder.path.relative_to(root), newest_grid(run.pictures)
     size = run.folder.image_size(name) if name else None
-    if not name or not size or size[0] * size[1] > MAX_PIXELS:
+    if not name or not size or size[0] * size[1] > MAX_PIXELS or isinstance(run.folder, ZipFolder):
         return _cell("none", "")
     source = link(folder / name)
     image = f'<img src="{source}" alt="{escape(f"Newest samples of {folder.as_posix()}")}"'
@@ -110,7 +121,7 @@ def _picture(root: Path, run: Run) -> str:
     return f'<td data-key=""><a href="{source}">{image}</a></td>'
 
 
-def _row(root: Path, folder: Path) -> list[str]:
+def _row(root: Path, folder: Folder, check: Check) -> list[str]:
     """The cells of one run."""
     run = read_run(folder)
     done, planned = run.progress()
@@ -118,16 +129,27 @@ def _row(root: Path, folder: Path) -> list[str]:
     state = "finished" if finished else "stopped or running" if run.rows else "no figures"
     count = f"{done:,}" + (f" of {planned:,}" if planned is not None else "") + f" {run.unit}s"
     accuracy = classifier_accuracy(run.measured)
+    losses = [run.last("train_loss"), run.last("val_loss")]
     return [
         _picture(root, run),
         _name(root, folder),
-        _cell(str(run.table("dataset").get("name", ""))),
-        _cell(run.network()),
+        _verdict(check),
         _cell("; ".join([state, *run.notes]), css="" if finished else "bad"),
+        _cell(f"{run.table('dataset').get('name', '')} {run.network()}"),
         _number(float(done) if run.rows else None, count),
-        *(_number(loss, f"{loss or 0:.4g}") for loss in (run.last("train_loss"), run.last("val_loss"))),
+        *(_number(loss, f"{loss or 0:.4g}") for loss in losses),
         _number(accuracy and accuracy[1], "{1:.1%} (w = {0:g}, n = {2:,})".format(*accuracy) if accuracy else ""),
     ]
+
+
+def _verdict(check: Check) -> str:
+    """What check_log.py says of the folder, and its first problems."""
+    found = [f"{what}: {text}" for level, what, text in check.findings if level == "problem"]
+    more = f" ... and {len(found) - 2} more" if len(found) > 2 else ""
+    text = escape(count(check)) + (
+        f'<br><span class="soft">{escape("; ".join(found[:2]) + more)}</span>' if found else ""
+    )
+    return f'<td data-key="{escape(count(check))}" class="{"bad" if found else "good"}">{text}</td>'
 
 
 def write_index(root: str | os.PathLike) -> Path:
@@ -139,20 +161,24 @@ def write_index(root: str | os.PathLike) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder")
-    folders, rows = find_log_folders(root), []
+    rows, folders = [], HandIns(root).folders
     for folder in folders:
+        check = check_folder(folder)
         try:
-            cells = _row(root, folder)
+            cells = _row(root, folder, check)
         except Exception as error:  # whatever is wrong with one folder, the table of the others is needed
             cells = [_cell("") for _ in COLUMNS]
-            cells[1], cells[4] = _name(root, folder), _cell(f"cannot be read: {error}"[:300], css="bad")
+            cells[1:4] = _name(root, folder), _verdict(check), _cell(f"cannot be read: {error}"[:300], css="bad")
         rows.append(f"<tr>{''.join(cells)}</tr>\n")
     heads = "".join(
         f'<th scope="col"{f" data-sort={kind}" if kind else ""}>{escape(name)}</th>' for name, kind in COLUMNS
     )
     name = root.resolve().name
     grid = f'<table class="index"><thead><tr>{heads}</tr></thead><tbody>\n{"".join(rows)}</tbody></table>'
-    about = f"{len(folders)} log folder{'s' * (len(folders) != 1)}. Judge accuracy where evaluate.py has measured it."
+    about = (
+        f"{len(folders)} log folder{'s' * (len(folders) != 1)}. The verdict is that of check_log.py without a model. "
+    )
+    about += "Losses and judge accuracy are claimed: they stand in the folders."
     body = [f"<h1>{escape(name)}</h1>\n", paragraph(about), scroll(grid, "Log folders") if rows else ""]
     body.append(f"<script>{SCRIPT}</script>\n")
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()

@@ -24,10 +24,11 @@ class Layout(NamedTuple):
     tops: list[int]
     texts: list[dict]
 
-    def geometry(self, size: Sequence[int], n_columns: int, rows: Sequence[int]) -> str:
+    def geometry(self, size: Sequence[int], n_columns: int, rows: Sequence[int], title: str | None = None) -> str:
         """Where images of size (H, W) stand, as JSON. Files keep it as metadata, so that programs can cut them out again."""
         named = {"size": list(size), "columns": n_columns, "rows": list(rows), "scale": self.scale, "gap": self.gap}
-        return json.dumps({**named, "left": self.left, "tops": self.tops})
+        about = {} if title is None else {"title": title}
+        return json.dumps({**named, "left": self.left, "tops": self.tops, **about})
 
 
 def groups_layout(

@@ -12,6 +12,15 @@ from reporting.grids import Grid
 from reporting.log_files import ANIMATION, GRID, POINT_DATA, shown_classes
 from reporting.reader import Folder, Unreadable, printable
 
+# Arguments that may differ when a run is resumed: none of them changes what training computes. (The device does, since
+# each kind has random numbers of its own, but a run must be able to go on elsewhere.)
+FREE = (
+    {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
+    | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
+    | {"n_workers", "checkpoint_every", "prompts", "sampler", "sample_steps", "placement"}
+)
+# These do, but after a loss that became infinite one of them is what the user has to change.
+ADJUSTABLE = {"l_rate", "amp"}
 MOST_SETS = 1000  # of pictures: of a run with more sets, only the last one is checked
 
 
@@ -105,11 +114,11 @@ class Run(NamedTuple):
         return f"stopped at {self.unit} {done} of {planned} (or still running)"
 
 
-def read_run(log_dir: str | os.PathLike) -> Run:
+def read_run(log_dir: str | os.PathLike | Folder) -> Run:
     """Read a log folder. Raises NotADirectoryError if there is none, Unreadable if it cannot be opened."""
-    if not Path(log_dir).is_dir():
+    if not isinstance(log_dir, Folder) and not Path(log_dir).is_dir():
         raise NotADirectoryError(f"{log_dir} is not a folder")
-    folder, notes = Folder(log_dir), []
+    folder, notes = log_dir if isinstance(log_dir, Folder) else Folder(log_dir), []
 
     def content(read: Callable[[str], Any], name: str, default: Any) -> Any:
         """What `read` makes of a file; the default if it is missing, or if it cannot be read, and then a note says so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from reporting.checks import Check, check_figure
+from reporting.log_files import MODEL
 
 PICTURES = re.compile(r"generated_(images|gif)_epoch(\d+)_guidance_weight(-?[\d.]+)\.(png|gif)")
 
@@ -12,7 +13,8 @@ PICTURES = re.compile(r"generated_(images|gif)_epoch(\d+)_guidance_weight(-?[\d.
 def is_template(check: Check) -> bool:
     """Does the folder hold pictures of the template, and nothing that says what the run was?"""
     files = check.folder.files
-    return "config.json" not in files and any(PICTURES.fullmatch(name) for name in files)
+    ours = {"config.json", "metrics.csv"} & files.keys() or any(MODEL.fullmatch(name) for name in files)
+    return not ours and any(PICTURES.fullmatch(name) for name in files)
 
 
 def check_template(check: Check) -> None:

@@ -8,8 +8,8 @@ sees it, and the rest is read with `weights_only=True`, so that no file can run 
 
 from __future__ import annotations
 
+import contextlib
 import io
-import pickletools
 import zipfile
 from itertools import zip_longest
 from pathlib import Path
@@ -24,25 +24,12 @@ from common.limits import INT64, MOST_TEXT, too_large, wrong_name
 from datasets.sources import SOURCES
 from ddpm import DDPM
 from networks import Conditional_UNet, fc, unet
+from reporting.model_file import check_archive, check_pickle
+from reporting.run import ADJUSTABLE, FREE
 from training.settings import Spec
 
 FORMAT = 1
 NETWORKS = {"conditional_unet": Conditional_UNet.UNet, "unet": unet.UNet, "fc": fc.FcNetwork}
-
-# All that the pickle in a file of this suite names. Others are foreign or hostile: some that torch itself would let
-# through reserve memory, and old releases of it could be made to run code (CVE-2025-32434).
-STORAGES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
-NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in STORAGES)}
-
-# Arguments that may differ when a run is resumed: none of them changes what training computes. (The device does, since
-# each kind has random numbers of its own, but a run must be able to go on elsewhere.)
-FREE = (
-    {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
-    | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
-    | {"n_workers", "checkpoint_every", "prompts", "sampler", "sample_steps", "placement"}
-)
-# These do, but after a loss that became infinite one of them is what the user has to change.
-ADJUSTABLE = {"l_rate", "amp"}
 
 
 def build(spec: Spec, device: torch.device, amp_dtype: torch.dtype | None = None) -> DDPM:
@@ -58,14 +45,14 @@ def save(path: Path, content: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **content}, temporary)
 
 
-def load(path: Path, *needed: str) -> dict[str, Any]:
-    """Read a file of this suite onto the CPU; `needed` are the keys that it must hold.
+def load(path: Path, *needed: str, opened: IO[bytes] | None = None) -> dict[str, Any]:
+    """Read a file of this suite onto the CPU; `needed` are the keys that it must hold. opened: the file, if it is open.
 
     RunError in one line if the file is missing, damaged, foreign, or of another kind than needed.
     """
-    if not path.is_file():
+    if opened is None and not path.is_file():
         raise RunError(missing(path))
-    with open(path, "rb") as file:
+    with contextlib.nullcontext(opened) if opened else open(path, "rb") as file:
         try:
             content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
@@ -79,22 +66,27 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
 
 
 def load_model(
-    path: Path, device: torch.device, amp_dtype: torch.dtype | None = None, raw: bool = False
+    path: Path,
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
+    raw: bool = False,
+    opened: IO[bytes] | None = None,
 ) -> tuple[DDPM, dict[str, Any]]:
     """The DDPM of a model_epoch{E}.pt or checkpoint.pt on `device`, and what else the file holds.
 
     Of a checkpoint it has the moving average of the weights, or with `raw` the weights themselves. amp_dtype: see DDPM.
+    opened: the file, if it is open, as in a zip.
     content["class_names"] are as many strings as the network has classes, content["arguments"] is a dict.
 
     RunError in one line if the file is missing, damaged, foreign or hostile; CallError if it has no raw weights.
     """
-    content = load(path, "spec", "model", "arguments", "class_names", "epoch")
+    content = load(path, "spec", "model", "arguments", "class_names", "epoch", opened=opened)
     if raw and "average" not in content:
         raise CallError(f"{path} holds only averaged weights; --raw needs a checkpoint.pt")
     weights = content["model"] if raw else content.get("average", content["model"])
     try:
         network = _check_spec(content["spec"])
-        _check_weights(weights, network, path.stat().st_size)
+        _check_weights(weights, network, opened.seek(0, io.SEEK_END) if opened else path.stat().st_size)
         _check_class_names(content["class_names"], getattr(network, "n_classes", None) or 0)
         _plain_values(content["arguments"], "arguments", most=1000)
         if not _is_plain(content["epoch"], int):
@@ -203,22 +195,12 @@ def _checked_archive(file: IO[bytes]) -> IO[bytes]:
     """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("its parts are compressed, which torch never does")
-        if sum(member.file_size for member in members) > file.seek(0, 2):  # parts that lie on top of each other
-            raise ValueError("its parts are larger than the file")
-        pickles = [member for member in members if member.filename.lower().endswith(".pkl")]
-        if len(pickles) != 1:
-            raise ValueError("it is not one torch.save")
+        pickled = check_archive(archive, file.seek(0, io.SEEK_END))
         try:
             parts = {member.filename: archive.read(member) for member in members}
         except zipfile.BadZipFile:
             raise ValueError("a checksum is wrong") from None
-        for operation, argument, _ in pickletools.genops(parts[pickles[0].filename]):
-            # Whatever looks up a name: GLOBAL, and those that torch does not use (STACK_GLOBAL, INST, EXT1 ...).
-            looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
-            if looks_up and argument not in NAMES:
-                raise ValueError(f"it names {argument!r}")
+        check_pickle(parts[pickled.filename])
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as copy:
         for name, part in parts.items():

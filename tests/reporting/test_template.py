@@ -8,7 +8,8 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-import check_log
+from reporting.reader import Folder
+from reporting.verdict import check_folder
 from utils import plot_animation, plot_image, plot_loss
 
 
@@ -30,12 +31,12 @@ def log_mnist(tmp_path):
 
 
 def problems(folder):
-    return [(what, text) for level, what, text in check_log.check_folder(folder).findings if level == "problem"]
+    return [(what, text) for level, what, text in check_folder(Folder(folder)).findings if level == "problem"]
 
 
 def test_it_is_named_and_what_can_be_checked_passes(log_mnist):
     assert problems(log_mnist) == []
-    notes = [text for level, _, text in check_log.check_folder(log_mnist).findings if level == "note"]
+    notes = [text for level, _, text in check_folder(Folder(log_mnist)).findings if level == "note"]
     assert "not written by this suite" in notes[0] and "epochs 1, 6, 11" in notes[0]
 
 

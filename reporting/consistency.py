@@ -1,0 +1,336 @@
+"""Do the files of a log folder fit one another? Numbers that stand in two places must be equal in both."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from html.parser import HTMLParser
+from typing import Any
+
+from common.files import finite
+from reporting import known
+from reporting.checks import Check
+from reporting.log_files import MODEL, model_name
+from reporting.model_file import ModelFile, read_model
+from reporting.reader import printable
+from reporting.run import ADJUSTABLE, FREE
+
+HAND_IN = 12e6  # bytes: a model larger than that need not be handed in
+ROUNDING = 6e-5  # train.log has losses with 4 decimals
+# Images per second that one thread of a CPU could train at most, of a U-Net with 32 features on 28 x 28 pixels. Measured on
+# server chips: 60 to 170.
+FASTEST = 2500
+LINE = re.compile(
+    r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s", re.MULTILINE
+)
+PATHS = {
+    "prompts",
+    "encoder",
+    "log_dir",
+    "data_dir",
+    "load_path",
+    "judge_dir",
+    "resume",
+}  # arguments that the command may spell in another way
+
+
+def check_arguments(check: Check) -> None:
+    """config.json: are the arguments those of the command, and the classes those of the data set?"""
+    settings, config = check.settings, check.settings.config
+    arguments, asked = config["arguments"], config["arguments"].get("dataset")
+    if asked is not None and str(asked) != settings.dataset:
+        check.say("problem", "config.json", f"asks for the data set {printable(asked, 40)} and has {settings.dataset}")
+    names = known.CLASSES.get(settings.dataset) if settings.kind == "classes" else None
+    if names and not set(settings.class_names) <= set(names):
+        level = "note" if settings.dataset.startswith("cifar") else "problem"  # a folder of images may name them freely
+        check.say(level, "config.json", f"its classes are not those of {settings.dataset}")
+    n_test = known.SIZES.get(settings.dataset, (0, 0))[1]
+    if n_test and config["dataset"].get("val_images") not in (None, min(known.VALIDATION, n_test)):
+        check.say(
+            "note", "config.json", f"its {settings.dataset} is not the published one, which has {n_test:,} test images"
+        )
+    resumed = config.get("resumed") or [{}]
+    command = resumed[-1].get("command") or config.get("command")
+    for name, words in _options(str(command)[:10_000]).items():
+        value = arguments.get(name)
+        values = value if isinstance(value, list) else [value]
+        plain = all(type(item) in (int, float, str) for item in values)
+        told = name in arguments and name not in PATHS and words != ["all"]  # train_toy.py --network all
+        if told and plain and not _same(values, words):
+            check.say(
+                "problem", "config.json", f"{name} is {_brief(value)}, but the command has {' '.join(words)[:60]!r}"
+            )
+
+
+def _options(command: str) -> dict[str, list[str]]:
+    """The options of a command line with their values: {"n_epochs": ["3"]}."""
+    options: dict[str, list[str]] = {}
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return {}
+    values: list[str] | None = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            values = options[name] = [value] if equals else []
+        elif values is not None:
+            values.append(word)
+    return {name: values for name, values in options.items() if values}
+
+
+def _same(values: list[Any], words: list[str]) -> bool:
+    pairs = [(finite(value), finite(word), value, word) for value, word in zip(values, words)]
+    return len(values) == len(words) and all(a == b if a is not None else v == word for a, b, v, word in pairs)
+
+
+def _brief(value: Any) -> str:
+    """A value as text, if it is short: that of a stranger may be a list that holds itself, or a number without end."""
+    if isinstance(value, list) and all(type(item) in (int, float, str) for item in value[:20]):
+        return printable(value[:20], 80)
+    return printable(value, 40) if type(value) in (int, float, str, bool, type(None)) else f"a {type(value).__name__}"
+
+
+# ------------------------------------------------------------------------------------------------ metrics.csv
+
+
+def check_counts(check: Check) -> None:
+    """metrics.csv: do steps, epochs, images and seconds fit one another, and the machine?"""
+    arguments, settings, name = check.settings.config["arguments"], check.settings, "metrics.csv"
+    n, batch = (finite(x) for x in (settings.config["dataset"].get("train_images"), arguments.get("batch_size")))
+    if not n or not batch or n < 1 or batch < 1 or not check.rows:
+        return
+    batch = min(batch, n)
+    per_epoch, before = int(n // batch), 0.0
+    fastest = _fastest(check)
+    for row in check.rows:
+        mark = f"{settings.unit} {row[settings.unit]}"
+        epoch, step, speed, seconds = (
+            finite(row.get(key)) for key in ("epoch", "step", "images_per_second", "seconds")
+        )
+        if epoch is not None and step is not None:
+            expected = epoch * per_epoch if settings.unit == "epoch" else step
+            if step != expected or (settings.unit == "step" and epoch != step // per_epoch):
+                text = f"{n:,.0f} images in batches of {batch:.0f} are {per_epoch:,} steps of an epoch"
+                check.say("problem", name, f"{mark} stands at step {step:.0f} and epoch {epoch:.0f}, but {text}")
+                return
+            if speed and seconds is not None and (step - before) * batch / speed > 1.05 * seconds + 0.05:
+                images = f"{(step - before) * batch:,.0f} images at {speed:,.0f} images/s"
+                check.say("problem", name, f"{mark}: {images} take longer than {seconds:.4g} seconds")
+                return
+            before = step
+        if speed and fastest and speed > fastest:
+            text = f"{speed:,.0f} images/s are more than this CPU can train: {fastest:,.0f} at the most"
+            check.say("problem", name, f"{mark}: {text}")
+            return
+
+
+def _fastest(check: Check) -> float | None:
+    """Images per second that a U-Net can train at most, on a CPU; None for other networks and devices."""
+    settings, config = check.settings, check.settings.config
+    spec = config.get("spec")
+    network = spec.get("network_arguments", {}) if isinstance(spec, dict) else {}
+    width = finite(network.get("n_features", network.get("dim"))) if isinstance(network, dict) else None
+    threads = re.fullmatch(r"cpu \(.*?(\d{1,4}) threads\)", str(config.get("device"))[:200])
+    if not threads or not width or config.get("resumed"):
+        return None
+    return FASTEST * int(threads[1]) * (32 / width) ** 2 * (28 / settings.height) ** 2
+
+
+def check_log(check: Check) -> None:
+    """train.log: does it tell the same losses as metrics.csv?"""
+    settings, name = check.settings, "train.log"
+    text = check.use(check.folder.text, name) if name in check.folder.files and check.rows else None
+    if text is None:
+        return
+    logged = {int(line[2]): line for line in LINE.finditer(text) if line[1] == settings.unit}
+    if not logged:
+        check.say("note", name, f"has no line of any {settings.unit}")
+        return
+    other, missing = [], []
+    for row in check.rows:
+        mark = int(float(row[settings.unit]))
+        line = logged.get(mark)
+        if line is None:
+            missing.append(mark)
+            continue
+        pairs = [(row["train_loss"], line[3], ROUNDING), (row.get("images_per_second"), line[5], 1)]
+        pairs += [(row.get("val_loss"), line[4], ROUNDING)] if line[4] else []
+        if any((a := finite(in_csv)) is not None and abs(a - float(there)) > most for in_csv, there, most in pairs):
+            other.append(f"{settings.unit} {mark}: train loss {row['train_loss']} there, {line[3]} here")
+    interrupted = len(settings.config.get("resumed") or []) + (not check.finished)  # each may cost a line
+    if other:
+        check.say("problem", name, f"contradicts metrics.csv in {len(other)} rows, such as {other[0]}")
+    elif len(missing) > interrupted:
+        check.say(
+            "problem", name, f"has no line of {settings.unit} {missing[0]}, as of {len(missing)} rows of metrics.csv"
+        )
+    else:
+        check.say("ok", name, "has the losses of metrics.csv")
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def check_model_files(check: Check) -> None:
+    """Are the models there that the run was to write, are they of this run, and of the moment that their names say?"""
+    settings, files = check.settings, check.folder.files
+    last = model_name(settings.unit, settings.last)
+    if check.finished:
+        n_bytes = 4 * (finite(settings.config.get("n_parameters")) or 0)
+        large = n_bytes > HAND_IN
+        why = f"is missing ({n_bytes / 1e6:.0f} MB: too large to hand in)" if large else "is missing"
+        check.there(last, "note" if large else "problem", why)
+    for mark in settings.due(min(check.done, settings.last)):
+        name = model_name(settings.unit, mark)
+        if name != last:
+            check.there(name, "note")
+    models = sorted((name for name in files if MODEL.fullmatch(name)), key=lambda name: (len(name), name))
+    if "checkpoint.pt" in files and (models or settings.kind != "points"):
+        models.append("checkpoint.pt")
+    for name in models:
+        model = check.use(lambda name: _read(check, name), name)
+        if model is not None:
+            wrong = _wrong_model(check, name, model)
+            check.models[name] = model
+            check.say("problem" if wrong else "ok", name, wrong or f"{model.n_parameters:,} parameters, of this run")
+
+
+def _read(check: Check, name: str) -> ModelFile:
+    with check.folder.open(name) as file:
+        return read_model(file)
+
+
+def _wrong_model(check: Check, name: str, model: ModelFile) -> str | None:
+    """What is wrong with a model file, in words; None if nothing is."""
+    settings, content, config = check.settings, model.content, check.settings.config
+    mark = MODEL.fullmatch(name)
+    if content.get("spec") != config.get("spec", content.get("spec")):
+        return "is of another network or schedule than config.json says"
+    if settings.kind == "classes" and content.get("class_names") != list(settings.class_names):
+        return "knows other classes than config.json says"
+    if mark and content.get(mark["unit"]) != int(mark["number"]):
+        return f"holds {mark['unit']} {_brief(content.get(mark['unit']))}"
+    n_parameters = config.get("n_parameters")
+    if type(n_parameters) is int and n_parameters != model.n_parameters:
+        return f"has {model.n_parameters:,} parameters, where config.json says {n_parameters:,}"
+    arguments, asked = content.get("arguments"), config["arguments"]
+    if not isinstance(arguments, dict):
+        return "does not say with which arguments it was trained"
+    may_change = FREE | ADJUSTABLE if config.get("resumed") else {"resume"}
+    other = [key for key in asked if key in arguments and key not in may_change and arguments[key] != asked[key]]
+    if other:
+        there = _brief(arguments[other[0]])
+        return f"was trained with {other[0]} {there}, where config.json says {_brief(asked[other[0]])}"
+    row = next((row for row in check.rows if mark and finite(row.get(mark["unit"])) == int(mark["number"])), None)
+    if row and finite(row.get("step")) is not None and content.get("step", finite(row["step"])) != finite(row["step"]):
+        return f"holds step {_brief(content.get('step'))}, where metrics.csv has {row['step']}"
+    twin = next((other for other, m in check.models.items() if m.digest and m.digest == model.digest), None)
+    if mark and twin:
+        return f"has the weights of {twin}"
+    return _wrong_checkpoint(check, model) if name == "checkpoint.pt" else None
+
+
+def _wrong_checkpoint(check: Check, model: ModelFile) -> str | None:
+    """checkpoint.pt against metrics.csv and the last model."""
+    unit, step, history = check.settings.unit, model.content.get("step"), model.content.get("history")
+    if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+        return "has no history of the losses"
+    by_mark = {finite(row.get(unit)): row for row in history}
+    for row in check.rows:
+        there = by_mark.get(finite(row[unit]), {})
+        for key in ("train_loss", "val_loss", "seconds"):
+            a, b = finite(there.get(key)), finite(row.get(key))
+            if a is not None and b is not None and abs(a - b) > 1e-5 * abs(a):
+                return f"contradicts metrics.csv: {key} of {unit} {row[unit]} is {a:.6g} here, {row[key]} there"
+    if check.finished and check.rows and len(history) != len(check.rows):
+        return f"has {len(history)} rows of losses, and metrics.csv {len(check.rows)}"
+    last = check.models.get(model_name(unit, check.settings.last))
+    if last and last.content.get("step") == step and model.digest and last.digest != model.digest:
+        return f"has other weights than {model_name(unit, check.settings.last)}, of the same step"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ metrics.json, report.html
+
+
+def check_measured(check: Check) -> None:
+    """metrics.json: shares are of whole images, sums are sums, and the models are those of the run."""
+    name = "metrics.json"
+    entries = check.use(check.folder.json, name) if name in check.folder.files else None
+    if entries is None:
+        return
+    try:
+        results = [{**entry, **row} for entry in entries[:1000] for row in entry["results"][:1000]]
+        wrong = next(filter(None, map(_wrong_result, results)), None)
+    except (KeyError, TypeError, AttributeError):
+        wrong = "holds something else than the suite writes"
+    check.say("problem" if wrong else "ok", name, wrong or f"{len(results)} results, as the hand-in claims them")
+
+
+def _wrong_result(row: dict[str, Any]) -> str | None:
+    for key in ("judge_accuracy", "precision", "recall", "true_class", "on_permitted_squares"):
+        share = finite(row.get(key))
+        if share is not None and not 0 <= share <= 1 + 1e-6:
+            return f"{key} is {share:.6g}, and no share"
+    share, n = finite(row.get("judge_accuracy")), finite(row.get("n_images", row.get("samples_per_weight")))
+    if share is not None and n and n < 1e6 and abs(share * n - round(share * n)) > 0.02:
+        return f"judge_accuracy {share:.6g} is no share of {n:.0f} images"
+    bits = [finite(row.get(key)) for key in ("bits_per_dim", "decoder", "steps", "prior")]
+    if None not in bits and abs(bits[0] - sum(bits[1:])) > 0.01 * abs(bits[0]):  # type: ignore[arg-type, operator]
+        return f"bits_per_dim is {bits[0]:.4g}, and its three terms add up to {sum(bits[1:]):.4g}"  # type: ignore[arg-type]
+    return None
+
+
+TAGS = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "header",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "dl",
+        "dt",
+        "dd",
+        "div",
+    ),
+    *("section", "nav", "a", "figure", "img", "figcaption", "b", "span", "input", "label", "pre", "br"),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+class _Page(HTMLParser):
+    """Finds the first thing on a page that reporting/html.py would not write."""
+
+    wrong = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag not in TAGS:
+            self.wrong = self.wrong or f"an element {printable(tag, 20)}"
+        for name, value in values.items():
+            away = name in ("src", "href") and not value.startswith(("./", "#"))
+            policy = name == "http-equiv" and value.lower() != "content-security-policy"
+            if name.startswith("on") or away or policy or (name == "style" and ":" in value and "url" in value.lower()):
+                self.wrong = self.wrong or f"an attribute {printable(name, 20)} that it should not have"
+
+
+def check_page(check: Check) -> None:
+    """report.html: no script, and nothing from elsewhere."""
+    name = "report.html"
+    text = check.use(check.folder.text, name) if name in check.folder.files else None
+    if text is None:
+        return
+    page = _Page()
+    page.feed(text)
+    page.close()
+    wrong = page.wrong or ("" if "Content-Security-Policy" in text else "no policy against scripts")
+    advice = "do not open it; python report.py FOLDER writes it anew"
+    check.say("problem" if wrong else "ok", name, f"has {wrong}: {advice}" if wrong else "has no script")
