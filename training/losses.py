@@ -71,11 +71,19 @@ class LossMeter:
 
 
 @torch.inference_mode()
-def validation_loss(ddpm: DDPM, images: DataSet, classes: bool, seed: int, batch_size: int = 256) -> float:
+def validation_loss(
+    ddpm: DDPM,
+    images: DataSet,
+    classes: bool,
+    seed: int,
+    batch_size: int = 256,
+    watch: Callable[[], None] = lambda: None,
+) -> float:
     """Mean loss on the first VALIDATION_IMAGES samples, with the same t and noise for every model that has this seed.
 
     The t are spread evenly over 1..T, so that few samples give a steady mean; no class is dropped. classes: whether the
-    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode.
+    network takes any. images: with batches on the device of `ddpm`, which is left in eval mode. watch: called before
+    each batch, and may raise an exception.
     """
     n = min(VALIDATION_IMAGES, len(images))
     generator = torch.Generator().manual_seed(seed_for(seed, VALIDATION))
@@ -85,6 +93,7 @@ def validation_loss(ddpm: DDPM, images: DataSet, classes: bool, seed: int, batch
     ddpm.eval()
     losses = []
     for part in torch.arange(n).split(batch_size):
+        watch()
         y, c = images.batch(part)
         losses.append(ddpm.training_losses(y, c if classes else None, t[part], noise[part]))
     return torch.cat(losses).cpu().double().mean().item()

@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import torch
 
-from common.console import CallError, RunError
+from common.console import CallError, RunError, one_line
 from common.machine import advised, keep_large_buffers
 from ddpm import DDPM
 from reporting.log_files import animation_name, grid_name, model_name
@@ -29,6 +29,10 @@ from training.signals import Stop
 from training.stopwatch import Stopwatch
 
 FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)  # before, it refused some strides
+
+
+class Diverged(RunError):
+    """The weights are worth nothing any more: they are not saved."""
 
 
 class Run:
@@ -78,6 +82,8 @@ class Run:
         self.meter = LossMeter(ddpm.n_timesteps)  # since the last row
         self.stop, self.watch = Stop(), Stopwatch()
         self.stopped_by = 0  # the signal that stops the run
+        self.updating = False  # in the middle of a step, when the weights are of no step
+        self.sets, self.set_seconds = 0, 0.0  # of pictures that this process has drawn
         self.redraw = False  # pictures that are there already
         self.drawing = self.drawn = False  # see `missing`
 
@@ -184,15 +190,16 @@ class Run:
         """Raise a RunError that says what to change."""
         saved = f"; checkpoint.pt holds step {self.saved_step}, from which --resume goes on with these changed"
         advice = f"with learning rate {self.settings.l_rate:g}: try a smaller --l_rate, or --amp off"
-        raise RunError(f"{what} {advice}{saved if self.saved_step else ''}")
+        raise Diverged(f"{what} {advice}{saved if self.saved_step else ''}")
 
     def say_failed(self, error: Exception) -> None:
         """The last line of train.log, and the report of what there is, if they can still be written."""
-        with contextlib.suppress(OSError):
-            self.folder.live("")
-            self.folder.write_log(f"failed: {error}")
-            if not self.folder.gone:
-                self.write_report()
+        self.folder.live("")
+        reason = str(error) if isinstance(error, RunError) else one_line(error)
+        at = f" (at step {self.step}; checkpoint.pt holds step {self.saved_step})" if self.saved_step else ""
+        self.folder.write_log(f"failed: {reason}{at}")
+        with contextlib.suppress(Exception):
+            self.write_report()
 
     def say(self, line: str) -> None:
         """Print a line, and write it to train.log. Only rank 0 does."""
@@ -210,7 +217,12 @@ class Run:
         return self.plan.mark(self.step)
 
     def time_left(self) -> str:
-        return self.watch.time_left(self.step - self.first_step, self.plan.last_step - self.step)
+        """How long the steps that are left still take, and the pictures among them, if some are drawn already."""
+        done, left = self.step - self.first_step, self.plan.last_step - self.step
+        sets = self.plan.sets_after(self.step)
+        known = bool(self.sets) or not sets
+        of_sets = self.set_seconds / self.sets * sets if self.sets else 0.0
+        return self.watch.time_left(done, left, self.set_seconds, of_sets) + ("" if known else ", without pictures")
 
     def write_report(self) -> None:
         self.folder.write_report(self.history, self.plan.unit)

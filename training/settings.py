@@ -53,6 +53,11 @@ class Plan:
     def pictures_due(self, step: int) -> bool:
         return step > 0 and (step % (self.picture_every * self.unit_steps) == 0 or step == self.last_step)
 
+    def sets_after(self, step: int) -> int:
+        """How many times pictures are still due after a step."""
+        every = self.picture_every * self.unit_steps
+        return self.last_step // every - step // every + (self.last_step % every > 0) * (step < self.last_step)
+
     def row_due(self, step: int) -> bool:
         every = self.unit_steps if self.unit == "epoch" else max(1, self.picture_every // ROWS_PER_PICTURE)
         return step % every == 0 or self.pictures_due(step)

@@ -25,9 +25,13 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + lap
         return lap
 
-    def time_left(self, done: int, left: int) -> str:
-        """How long the steps that are left still take, such as '3 min 05 s left'; '' if there is nothing to tell."""
-        return f"{format_duration((time.perf_counter() - self.began) / done * left)} left" if done and left else ""
+    def time_left(self, done: int, left: int, apart: float = 0.0, more: float = 0.0) -> str:
+        """How long the steps that are left still take, such as '3 min 05 s left'; '' if there is nothing to tell.
+
+        apart: seconds since `start` that no step took. more: seconds that come to those of the steps.
+        """
+        each = (time.perf_counter() - self.began - apart) / max(done, 1)
+        return f"{format_duration(each * left + more)} left" if done and left else ""
 
     def __str__(self) -> str:
         """Such as 'training 3 min 05 s, grids 42 s': the parts by their time, longest first."""

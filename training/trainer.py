@@ -7,6 +7,8 @@ never stopped (on the CPU), and pictures, drawn from generators of their own, do
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from typing import Any, Callable
 
@@ -21,11 +23,12 @@ from training import checkpoint, processes
 from training.data_set import DataSet
 from training.log_folder import LogFolder, arithmetic_of, config_of
 from training.losses import LossMeter, compiled_losses, validation_loss
-from training.run import Run
+from training.run import Diverged, Run
 from training.seeds import DROPOUT, seed_for
 from training.settings import About, Plan, Settings
 
 REPORT_AFTER = 10  # seconds: a row of metrics that took longer also refreshes loss curve and report
+MOST_LEFT = 0.05  # of alpha_bar_T, for samples that begin with pure noise
 CHECK_EVERY = 10  # steps between checks of the losses: each makes the CPU wait for the GPU
 
 
@@ -71,6 +74,7 @@ class Trainer(Run):
                     self.look_up()
             except Exception as error:
                 if not processes.rank():
+                    self.save_before_the_end(error)
                     self.say_failed(error)
                 raise
             self.say(f"time: {self.watch}")
@@ -79,6 +83,14 @@ class Trainer(Run):
     def led(self, work: Callable[[], None]) -> None:
         """Let rank 0 do `work`; all processes help it with samples and losses of the averaged model."""
         processes.led(work, self.averaged)
+
+    def save_before_the_end(self, error: Exception) -> None:
+        """The run ends by an error: save the steps that no checkpoint holds, if they are worth it and it can be done."""
+        lost = isinstance(error, Diverged) or self.folder.gone or self.updating or processes.count() > 1
+        if self.step != self.saved_step and not lost:
+            with contextlib.suppress(Exception):  # the disk may be full, the GPU lost, the loss no number
+                self.check_losses()
+                self.save_checkpoint()
 
     def begin(self) -> None:
         """Open the log folder, and take up the run that stands there if that is asked for."""
@@ -139,6 +151,12 @@ class Trainer(Run):
         if self.draw_first:
             self.draw_first(self)
         self.write_report()  # already now: it shows what the run is going to do
+        left = self.ddpm.alpha_bar_t[-1].item()
+        if left > MOST_LEFT and not self.resumed:
+            self.say(
+                f"alpha_bar_T = {left:.2g}: x_T keeps {left**0.5:.0%} of the image, where sampling begins with pure noise: "
+                "samples will be poor. Take --schedule cosine, or more --n_timesteps"
+            )
         if self.step == self.plan.last_step:
             self.redraw = self.settings.resume == "yes"
             what = "making its pictures and report again" if self.redraw else "making the pictures that it lacks"
@@ -147,6 +165,8 @@ class Trainer(Run):
             epoch, within = divmod(self.step, self.steps_per_epoch)
             where = f"epoch {epoch + 1}, after {within} of {self.steps_per_epoch} steps"
             self.say(f"resuming at step {self.step}: {where}")
+        if self.resumed and self.plan.row_due(self.step) and self.step not in [row["step"] for row in self.history]:
+            self.end_row()
         if self.plan.pictures_due(self.step):
             self.make_pictures()
 
@@ -157,11 +177,13 @@ class Trainer(Run):
         losses = self.backward(y, c, t, noise)  # [rows]
         if self.settings.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.ddpm.nn_model.parameters(), self.settings.clip_grad)
+        self.updating = True
         self.optimizer.step()
         processes.share_buffers(self.ddpm.nn_model)
         self.average.update(self.step)
         self.meter.add(t, losses)
         self.step += 1
+        self.updating = False
 
     def backward(self, y: torch.Tensor, c: torch.Tensor | None, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """The losses of these samples, [N], and the gradient of their mean (over all processes), in `accumulate` parts."""
@@ -207,13 +229,16 @@ class Trainer(Run):
             self.leave()
 
     def end_row(self) -> None:
-        """A row of metrics; where pictures follow, and after every epoch, with validation and a checkpoint."""
+        """A row of metrics; where pictures follow, and after every epoch, with validation and a checkpoint.
+
+        A signal during validation ends the run before the row is there: a process that resumes it writes the row first.
+        """
         settings, pictures_due = self.settings, self.plan.pictures_due(self.step)
         due = self.plan.unit == "epoch" or pictures_due
         val_loss, val_text, seconds = None, "", self.meter.seconds
         if due:
             val_loss = validation_loss(
-                self.averaged, self.val_set, self.takes_classes, settings.seed, settings.batch_size
+                self.averaged, self.val_set, self.takes_classes, settings.seed, settings.batch_size, self.heed_signals
             )
             val_text = f"val loss {val_loss:.4f}  "
             seconds += self.watch.lap("validation")
@@ -242,5 +267,13 @@ class Trainer(Run):
     def make_pictures(self) -> None:
         """Pictures, loss curve, report and, with the pictures, the model that made them."""
         self.folder.check()
+        began, live = time.perf_counter(), sys.stdout.isatty()
+        if not live:
+            about = f", about {format_duration(self.set_seconds / self.sets)}" if self.sets else ""
+            self.say(f"{self.mark()}: drawing pictures{about} ...")
         self.draw(self)
+        seconds = time.perf_counter() - began
+        self.sets, self.set_seconds = self.sets + 1, self.set_seconds + seconds
+        if not live:
+            self.say(f"{self.mark()}: pictures are drawn ({format_duration(seconds)})")
         self.write_report()

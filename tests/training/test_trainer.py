@@ -645,7 +645,7 @@ def test_preempted_from_outside(data_dir, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "train_mnist.py", *words.split()], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
     )
-    first = process.stdout.readline()
+    first = next(line for line in process.stdout if line.startswith("epoch"))
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert first.startswith("epoch 1/400") and process.returncode == 143
