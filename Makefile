@@ -1,5 +1,6 @@
 # make demo    install into .venv, train on rendered digits (no download, no GPU needed), print where the report is
 # make test    install what the tests need, check the style and the types, run the tests
+# make notebooks   run the notebooks (notebooks/*.py) and write them with their outputs (notebooks/*.ipynb)
 # make index   write log/index.html, a table of all log folders in log
 # make clean   remove .venv and what the demo wrote
 # make test-oldest    run the tests with the oldest releases of requirements.txt; OLDEST names a Python 3.8
@@ -12,7 +13,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 OLDEST ?= python3.8
 
-.PHONY: demo test test-oldest index clean
+.PHONY: demo test test-oldest notebooks index clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python train_mnist.py --dataset rendered --log_dir log/log_demo --n_features 16 --batch_size 16 --l_rate 1e-3 --n_epochs 2 --limit 23000
@@ -26,6 +27,9 @@ test: $(VENV)/.dev
 test-oldest: BIN = $(VENV)-oldest/bin
 test-oldest: $(VENV)-oldest/.dev
 	$(PYTEST) $(TESTS)
+
+notebooks: $(VENV)/.dev
+	cd notebooks && ../$(BIN)/jupytext --to ipynb *.py && ../$(BIN)/jupyter-execute --inplace *.ipynb
 
 index: $(VENV)/.runtime
 	$(BIN)/python report.py --index log
