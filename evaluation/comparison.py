@@ -67,7 +67,12 @@ def comparison_figure(
     for file, ddpm, content, sampler in models:
         loss = validation_loss(ddpm, test_set, True, seed)
         n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
-        lines = [content["spec"]["network"], file.name, f"{n_parameters:,} parameters", f"validation loss {loss:.4f}"]
+        lines = [
+            content["spec"]["network"],
+            "/".join(file.resolve().parts[-2:]),
+            f"{n_parameters:,} parameters",
+            f"validation loss {loss:.4f}",
+        ]
         print(f"{file}: {lines[0]}, {lines[2]}, {lines[3]}", flush=True)
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         with Progress(n_images) as progress:

@@ -24,7 +24,8 @@ INDEX_STYLE = """
 table.index { width: 100%; } table.index th, table.index td { vertical-align: middle; padding: .3rem .45rem; }
 table.index td.number { text-align: right; }
 table.index img { display: block; width: 9rem; height: auto; border: 1px solid var(--line); }
-.bad { color: var(--bad); } .good { color: var(--good); } table.index td:nth-child(2) { min-width: 9rem; }
+.bad { color: var(--bad); } .good { color: var(--good); } table.index td:nth-child(2) { min-width: 10.5rem; }
+table.index td:nth-child(4) { min-width: 5.2rem; }
 table.index td:nth-child(3) { min-width: 11rem; max-width: 24rem; } table.index th[data-sort=number] { text-align: right; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: .2rem; margin: -.2rem; cursor: pointer;
   text-align: inherit; }
