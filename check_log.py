@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from common.console import ArgumentParser, CallError, as_path, live_line, run_script
-from common.files import atomic_write
+from common.files import atomic_write, check_writable
 from reporting.checks import Check
 from reporting.hand_ins import HandIn, is_nothing
 from reporting.reader import printable
@@ -156,6 +156,8 @@ def main() -> None:
     missing = [path for path in args.folders if not path.exists() and not path.is_symlink()]
     if missing:
         raise CallError(f"there is no folder {printable(missing[0])}")
+    if args.csv and str(args.csv) != "-":
+        check_writable(args.csv)  # now, and not after hours of judging
     more: More = None
     if args.models or args.resample or args.judge:
         from evaluation.model_checks import Classifiers, ModelChecks  # only now: loading torch takes seconds

@@ -19,6 +19,8 @@ def class_index(word: str, class_names: Sequence[str]) -> int:
 
 def parse_mixture(text: str, class_names: Sequence[str]) -> dict[int, float]:
     """'3+8' or '3*0.7+8*0.3' as {class index: weight}. Without weights all are equal and add up to 1."""
+    if "," in text and not any("," in name for name in class_names):
+        raise CallError(f"--mix {text}: classes are joined by +, as in {text.replace(',', '+')}")
     words = [word.partition("*") for word in text.split("+")]
     classes = [class_index(name.strip(), class_names) for name, _, _ in words]
     if len(words) < 2 or len(set(classes)) < len(classes):

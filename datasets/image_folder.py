@@ -98,7 +98,8 @@ def load_files(
     cache = cache_file(root, f"{split}_{size}px.npy")
     decoded = _read_cache(cache, fingerprint)
     if decoded is None:
-        print(f"decoding {len(files):,} {split} images in {folder} to {cache} ...", flush=True)
+        kinds = ", ".join(sorted({Path(file.name).suffix.lower() for file in files}))
+        print(f"decoding {len(files):,} {split} images ({kinds}) in {folder} to {cache} ...", flush=True)
         decoded = _write_cache(cache, folder, files, size, max(1, n_workers), fingerprint)
     for line in decoded.left_out:
         print(os.path.join(folder, line), file=sys.stderr, flush=True)

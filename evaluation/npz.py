@@ -55,12 +55,17 @@ def export(out: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]:
     return paths
 
 
+MOST_SETTINGS = 2**20  # bytes; a stranger's file can claim any number
+
+
 def _finished(out: Path, settings: dict[str, Any]) -> Path | None:
     """A complete file in `out` with these settings."""
     for file in sorted(out.glob("samples*.npz")):
         try:
             with zipfile.ZipFile(file) as archive:
-                if json.loads(archive.read(SETTINGS)) == settings and archive.testzip() is None:
+                stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+                small = archive.getinfo(SETTINGS).file_size < MOST_SETTINGS
+                if stored and small and json.loads(archive.read(SETTINGS)) == settings and archive.testzip() is None:
                     return file
         except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile):
             continue  # damaged, or written by another program

@@ -6,11 +6,13 @@ reporting/tables.py shows it in the report.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import CallError
 from common.files import write_json
+from reporting.reader import MOST_BYTES, Unreadable, open_plain
 
 if TYPE_CHECKING:
     from ddpm import DDPM
@@ -47,11 +49,14 @@ def reverse_steps(ddpm: DDPM) -> str:
 
 def read_list(file: Path) -> list:
     """The measurements already in `file`. CallError if it cannot be added to."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return []
     try:
-        measured = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        with open_plain(file) as stream:
+            measured = json.loads(stream.read(MOST_BYTES[".json"] + 1).decode("utf-8"))
+    except Unreadable as error:
+        raise CallError(f"{file} {error}: move it away, or choose another --out") from None
+    except (ValueError, RecursionError):
         raise CallError(f"{file} is damaged: move it away, or choose another --out") from None
     if not isinstance(measured, list):
         raise CallError(f"{file} is not a list of measurements: choose another --out")

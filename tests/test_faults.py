@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,9 @@ import sample
 import train_mnist
 from common.console import CallError, DataError, RunError
 from datasets import sources
+from evaluation import npz
 from evaluation.model_checks import Classifiers
+from evaluation.record import read_list
 from training import checkpoint, class_conditional
 from training.log_folder import LogFolder
 
@@ -356,3 +361,37 @@ def test_a_run_without_its_reader_goes_on(data_dir, tmp_path):
         assert (tmp_path / "status").read_text() == "0\n" and ended.stderr == ""
         assert (tmp_path / "run" / "model_epoch1.pt").exists()
         shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{}", "\xff", "pipe", "link"])
+def test_an_odd_metrics_json_is_one_line(tmp_path, content):
+    file = tmp_path / "metrics.json"
+    if content == "pipe":
+        os.mkfifo(file)
+    elif content == "link":
+        file.symlink_to(tmp_path / "mine.json")
+    else:
+        file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CallError, match="metrics.json"):
+        read_list(file)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "samples.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(npz.SETTINGS, "w") as member:
+            for _ in range(200):
+                member.write(bytes(2**20))
+    tracemalloc.start()
+    assert npz._finished(tmp_path, {}) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+# ------------------------------------------------------------ the page
+
+
+def test_every_row_of_the_page_has_its_test():
+    root = Path(__file__).resolve().parents[1]
+    named = re.findall(r"`(test_\w+)` \|$", (root / "docs" / "faults.md").read_text(encoding="utf-8"), re.MULTILINE)
+    there = "".join(file.read_text(encoding="utf-8") for file in (root / "tests").rglob("test_*.py"))
+    assert len(named) > 30 and [name for name in named if f"def {name}(" not in there] == []
