@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_ours_to_rename(earlier, tmp_path, monkeypatch, kin
     earlier(path, target)
     assert (path / "thesis.tex").exists() and (path / "old1" / "model_epoch3.pt").exists()
     assert sorted(file.name for file in path.iterdir()) == ["old1", "thesis.tex", "train.log"]
-    assert (path / "old1" / "train.log").read_text().startswith("epoch 1/3")
+    assert "epoch 1/3" in (path / "old1" / "train.log").read_text()
 
 
 def refuse():

@@ -58,5 +58,5 @@ def test_junk_in_exif_data_costs_no_pixel(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     plain, junk = tmp_path / "plain.png", tmp_path / "junk.png"
     Image.fromarray(pixels).save(plain)
-    Image.fromarray(pixels).save(junk, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff junk")
+    Image.fromarray(pixels).save(junk, exif=b"Exif\0\0XX junk")
     assert np.array_equal(decode(junk, 8, 8), decode(plain, 8, 8))

@@ -269,8 +269,8 @@ def test_the_second_start_decodes_nothing(pets, monkeypatch, capsys):
     root, _ = pets
     fresh = [load_folder(root, train, 8) for train in (True, False)]
     assert [line.split(" in ")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "decoding 50 train images",
-        "decoding 10 test images",
+        "decoding 50 train images (.png)",
+        "decoding 10 test images (.png)",
     ]
     monkeypatch.setattr(image_folder, "_decode_files", None)  # whoever decodes now fails
     moved = root.rename(root.with_name("moved"))
