@@ -368,7 +368,7 @@ def test_models_are_compared_from_the_same_noise(ddpm, model, fc, whole_run, dat
     for network, file in (("conditional_unet", model), ("fc", other)):
         one = loaded(file)
         n_parameters, loss = sum(p.numel() for p in one.nn_model.parameters()), validation_loss(one, test_set, True, 0)
-        label = f"{network}\n{file.name}\n{n_parameters:,} parameters\nvalidation loss {loss:.4f}"
+        label = f"{network}\n{file.parent.name}/{file.name}\n{n_parameters:,} parameters\nvalidation loss {loss:.4f}"
         groups.append((label, one.sample(1, g_weight=2.0, generator=seeded())[0]))
     groups.append(("real", real_rows(test_set, 1)))
     same("comparison.png", groups, NAMES, "the same noise, guidance weight 2, seed 0")
