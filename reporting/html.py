@@ -108,7 +108,7 @@ pre { background: var(--tint); border-radius: .5rem; padding: .8rem 1rem; white-
   a { color: inherit; text-decoration: none; } tr { break-inside: avoid; }
   nav, .steps > input, .steps > label, .steps > b, .pause, .pause + label, .paired { display: none; }
   .print { display: block; } .scroll { overflow: visible; background: none; } table { font-size: 8pt; }
-  th, td { padding: .15rem .35rem; } table.numbers td { white-space: normal; }
+  th, td { padding: .15rem .35rem; } table.numbers td { white-space: normal; overflow-wrap: normal; }
   .pictures { display: grid; grid-template-columns: repeat(2, 1fr); gap: 5mm; }
   .pictures.weights { grid-template-columns: repeat(3, 1fr); }
   figure { width: auto; } figure img { max-height: 120mm; width: auto; }
