@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from common.files import finite
+from common.limits import MOST_CLASSES, MOST_WEIGHTS, WHOLE, wrong_name
 from reporting.grids import Grid
 from reporting.log_files import ANIMATION, GRID, POINT_DATA, shown_classes
 from reporting.reader import Folder, Unreadable, printable
@@ -212,10 +213,10 @@ def read_settings(config: dict[str, Any]) -> Settings:
     """Raises KeyError, TypeError, ValueError or AttributeError if config.json does not tell what the run was."""
     arguments, dataset = config["arguments"], config["dataset"]
 
-    def integer(name: str, lowest: int, highest: int, default: int | None = None) -> int:
-        value = arguments.get(name, default)
-        if type(value) is not int or not lowest <= value <= highest:
-            raise ValueError(f"{name} is {printable(value, 40)}, not an integer from {lowest} to {highest}")
+    def integer(name: str, default: int | None = None) -> int:
+        value, (lowest, highest) = arguments.get(name, default), WHOLE[name]
+        if type(value) is not int or not min(1, lowest) <= value <= highest:
+            raise ValueError(f"{name} is {printable(value, 40)}, not an integer from {min(1, lowest)} to {highest}")
         return value
 
     steps, points = "train_steps" in arguments, arguments.get("dataset") in POINT_DATA
@@ -223,15 +224,14 @@ def read_settings(config: dict[str, Any]) -> Settings:
     no_classes = steps or arguments.get("unconditional") is True
     kind = "points" if points else "steps" if no_classes else "prompts" if prompts else "classes"
     names = prompts or dataset.get("classes") or []
-    texts = type(names) is list and all(type(name) is str and name.isprintable() and len(name) <= 100 for name in names)
-    if not texts:
+    if type(names) is not list or any(map(wrong_name, names)):
         raise ValueError("the classes of the data set are no list of names")
     weights, shown = [], []
     if kind in ("classes", "prompts"):
         weights = arguments["g_weight"]
-        if type(weights) is not list or not 0 < len(weights) <= 100 or None in map(finite, weights):
+        if type(weights) is not list or not 0 < len(weights) <= MOST_WEIGHTS or None in map(finite, weights):
             raise ValueError("g_weight is no list of numbers")
-        if not 0 < len(names) <= 1000:
+        if not 0 < len(names) <= MOST_CLASSES:
             raise ValueError("the data set has no classes")
         most = arguments.get("show_classes")
         shown = shown_classes(len(names), most if type(most) is int and most > 0 else None)
@@ -242,17 +242,17 @@ def read_settings(config: dict[str, Any]) -> Settings:
         kind=kind,
         unit="step" if steps else "epoch",
         dataset=str(dataset.get("name", arguments.get("dataset"))),
-        last=integer("train_steps" if steps else "n_epochs", 1, 10**9),
-        every=integer("save_and_sample_every" if steps else "save_every", 1, 2**63 - 1),
-        animate_every=integer("animate_every", 1, 2**63 - 1, 1),
+        last=integer("train_steps" if steps else "n_epochs"),
+        every=integer("save_and_sample_every" if steps else "save_every"),
+        animate_every=integer("animate_every", 1),
         g_weights=tuple(weights),
         class_names=tuple(names),
         shown=tuple(shown),
-        n_samples=integer("n_samples", 1, 10_000, 1),
-        height=integer("im_height", 1, 1024, 28),
-        channels=integer("im_channels", 1, 3, 3 if steps or prompts else 1),
-        T=integer("n_timesteps", 1, 100_000),
-        seed=integer("seed", 0, 2**63 - 1),
+        n_samples=integer("n_samples", 1),
+        height=integer("im_height", 28),
+        channels=integer("im_channels", 3 if steps or prompts else 1),
+        T=integer("n_timesteps"),
+        seed=integer("seed"),
         resumed_at=max(resumed, default=0),
         config=config,
     )

@@ -63,9 +63,9 @@ def test_a_module_imports_only_from_rooms_that_the_rule_names(module):
     assert used <= RULE[room], f"{module} imports {sorted(used - RULE[room])}"
 
 
-def test_reporting_uses_only_the_files_of_common():
+def test_reporting_uses_only_files_and_limits_of_common():
     used = {other for module, others in GRAPH.items() if module.startswith("reporting") for other in others}
-    assert {other for other in used if other.startswith("common")} <= {"common.files"}
+    assert {other for other in used if other.startswith("common")} <= {"common.files", "common.limits"}
 
 
 def test_there_is_no_circle():
