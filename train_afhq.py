@@ -142,7 +142,10 @@ def main() -> None:
     torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
     if args.load_path and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
-        before, _content = checkpoint.load_model(args.load_path, device)
+        before, content = checkpoint.load_model(args.load_path, device)
+        other = content["arguments"].get("data_class")
+        if other != args.data_class:
+            print(f"the weights of {args.load_path} were trained on {other!r}, and this run is on {args.data_class!r}")
         checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}

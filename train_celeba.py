@@ -45,6 +45,7 @@ from datasets.context import LAYOUTS, encode_prompts
 from training import processes
 from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
 from training.checkpoint import build
+from training.class_conditional import check_weights
 from training.prompts import check_prompts, draw_first, draw_prompt_run, load_sets
 from training.settings import Plan
 from training.trainer import Trainer
@@ -130,6 +131,7 @@ def main() -> None:
     args = parser().parse_args()
     args.prompts = args.prompts or PROMPTS[args.encoder]
     check_prompts(args.prompts)
+    check_weights(args.g_weight)
     device = processes.start(args.device)
     with values_from_call(), processes.one_by_one():
         encoder, train_set, val_set = load_sets(args, device)

@@ -21,6 +21,7 @@ from tiny_script import run_here
 
 import check_log
 import sample
+import train_afhq
 import train_mnist
 from common.console import CallError, DataError, RunError
 from datasets import sources
@@ -29,6 +30,7 @@ from evaluation.model_checks import Classifiers
 from evaluation.record import read_list
 from training import checkpoint, class_conditional
 from training.log_folder import LogFolder
+from training.trainer import Trainer
 
 ONE = "--n_epochs 1 --n_timesteps 2 --g_weight 0"
 
@@ -141,6 +143,19 @@ def test_a_renamed_class_is_no_resumption(tmp_path, capsys):
         sources.load(name, root, True, **which)
     with pytest.raises(ValueError, match="no class 'dog'"):
         Classifiers(root, tmp_path).of("folder", ("cat", "dog"), 8, 3)
+
+
+def test_weights_of_another_animal_are_told(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "afhq", ["cat", "dog"], 12, size=8)
+    monkeypatch.setattr(Trainer, "run", lambda self: self.save_model())
+    words = f"--device cpu --batch_size 8 --unet_dim 8 --unet_dim_mults 1 --image_size 8 --data_dir {tmp_path}".split()
+    assert run_here(train_afhq, [*words, "--log_dir", str(tmp_path / "cat")]) == 0
+    model, dog = str(tmp_path / "cat" / "model_step0.pt"), ["--log_dir", str(tmp_path / "dog"), "--data_class", "dog"]
+    capsys.readouterr()
+    assert run_here(train_afhq, [*words, *dog, "--load_path", model]) == 0
+    assert "'cat'" in capsys.readouterr().out
+    assert run_here(train_afhq, [*words, "--log_dir", str(tmp_path / "more"), "--load_path", model]) == 0
+    assert "'cat'" not in capsys.readouterr().out
 
 
 def test_an_option_that_a_checkpoint_does_not_know_had_its_default(quick, tmp_path, capsys):
