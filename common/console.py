@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Callable, Iterator
+from typing import IO, Any, Callable, Iterator, NoReturn
 
 from common.files import format_duration
 from common.limits import INT64, WHOLE
@@ -103,7 +103,10 @@ def as_path(text: str) -> Path:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's, which fails on `--option=--`."""
+    """As argparse's, which fails on `--option=--`, and hides an error behind twenty lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help explains all arguments)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         for word in sys.argv[1:] if args is None else args:

@@ -34,7 +34,8 @@ def refused(capsys):
         with pytest.raises(SystemExit) as end:
             parser.parse_args([word])
         assert end.value.code == 2
-        return capsys.readouterr().err.strip().splitlines()[-1]
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
 
     return parse
 
