@@ -43,4 +43,4 @@ def test_without_a_network_it_says_so_in_one_line(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize("words, status", [(["--help"], 0), (["no_such_set"], 2)])
 def test_it_starts_from_any_folder(tmp_path, words, status):
     end = subprocess.run([sys.executable, str(FILE), *words], cwd=tmp_path, capture_output=True, text=True)
-    assert end.returncode == status and "usage: fetch.py" in end.stdout + end.stderr
+    assert end.returncode == status and "fetch.py" in end.stdout + end.stderr
