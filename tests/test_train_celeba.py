@@ -57,7 +57,7 @@ def sampled(log_dir, w):
 def test_the_log_folder_passes_and_its_model_draws_its_grids(run, capsys):
     assert run_here(check_log, [str(run), "--resample", "all"]) == 0
     found = capsys.readouterr().out
-    assert "run with prompts on folder" in found and found.count("draws the same images") == 3
+    assert "run with prompts on folder" in found and found.count("draws the same images") == 6  # 2 epochs, 3 weights
     for name in ("similarity.png", "samples_unconditional.png", "data.png"):
         assert (run / name).exists()
     assert "old, happy" in (run / "report.html").read_text(encoding="utf-8")
@@ -196,7 +196,7 @@ def clip_run(faces, tiny_clip, tmp_path_factory):
 
 def test_clip_from_the_pictures_to_the_prompts(clip_run, faces, tmp_path, capsys):
     assert run_here(check_log, [str(clip_run), "--resample", "all"]) == 0
-    assert capsys.readouterr().out.count("draws the same images") == 3
+    assert capsys.readouterr().out.count("draws the same images") == 6  # 2 epochs, 3 weights
     with np.load(next(faces.glob("context_train_clip-tiny-clip-*.npz"))) as cache:
         assert cache["context"].dtype == np.float16 and cache["context"].shape == (36, 16)
         np.testing.assert_allclose(np.square(cache["context"].astype(float)).sum(1), 1, atol=1e-2)
