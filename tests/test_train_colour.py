@@ -132,7 +132,7 @@ def test_cifar100_trains_on_all_classes_and_shows_ten(hundred):
     assert {"data.png", "forward_process.png", "backward_process.png", "inpainting.png", "mixture.png"} <= names
     for name in ("data.png", "generated_images_epoch1_guidance_weight1.png", "forward_process.png"):
         assert imageio.imread(hundred / name).shape[1] < 1000
-    assert len(imageio.mimread(hundred / "animation_epoch1_guidance_weight1.gif")) == 4
+    assert len(imageio.mimread(hundred / "animation_epoch1_guidance_weight1.gif")) == 3  # the states after its three steps
     assert imageio.imread(hundred / "animation_epoch1_guidance_weight1.gif").shape[1] < 500
 
 
@@ -295,8 +295,8 @@ def test_distances_of_one_judge_are_plotted_once_per_step(data_dir, tmp_path, mo
     rows = [{"step": 5, "features": "old"}, {"step": 6, "features": "new"}, {"step": 6, "features": "new", "fid": 2.0}]
     results = iter(rows)
     reference = SimpleNamespace(compare=lambda *_, **__: next(results), judge_accuracy=1.0)
-    train_afhq.measure(run, reference)
+    train_afhq.measure(run, reference, 8)
     run.step = 6
     for _ in range(2):  # the second time after an interruption
-        train_afhq.measure(run, reference)
+        train_afhq.measure(run, reference, 8)
     assert drawn == [rows[:1], rows[1:2], rows[2:]]  # what an earlier judge measured is another curve
