@@ -1,6 +1,6 @@
 # make demo    install into .venv, train on rendered digits (no download, no GPU needed), print where the report is
 # make test    install what the tests need, check the style and the types, run the tests
-# make notebooks   run the notebooks (notebooks/*.py) and write them with their outputs (notebooks/*.ipynb)
+# make notebooks   run the notebooks (notebooks/*.py) and write them with their outputs (notebooks/*.ipynb); QUICK=0: as on the sheets
 # make index   write log/index.html, a table of all log folders in log
 # make clean   remove .venv and what the demo wrote
 # make test-oldest    run the tests with the oldest releases of requirements.txt; OLDEST names a Python 3.8
@@ -29,7 +29,7 @@ test-oldest: $(VENV)-oldest/.dev
 	$(PYTEST) $(TESTS)
 
 notebooks: $(VENV)/.dev
-	cd notebooks && ../$(BIN)/jupytext --to ipynb *.py && ../$(BIN)/jupyter-execute --inplace *.ipynb
+	$(BIN)/python tests/run_notebooks.py
 
 index: $(VENV)/.runtime
 	$(BIN)/python report.py --index log

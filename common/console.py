@@ -122,9 +122,14 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 # ------------------------------------------------------------------------------------------------ progress
 
 
+def is_live() -> bool:
+    """Can a line be overwritten? On a terminal, and in a notebook, whose output says that it is no terminal."""
+    return sys.stdout.isatty() or type(sys.stdout).__module__ == "ipykernel.iostream"
+
+
 def live_line(line: str) -> None:
-    """Print a line that the next line overwrites. Only on a terminal; what does not fit is left out, last part first."""
-    if sys.stdout.isatty():
+    """Print a line that the next line overwrites, if `is_live`. What does not fit is left out, last part first."""
+    if is_live():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap, and then "\r" cannot go back
         parts = line.split("  ")
         while len(parts) > 1 and len("  ".join(parts)) > width:
@@ -134,8 +139,8 @@ def live_line(line: str) -> None:
 
 
 class Progress:
-    """Shows how much of a long job is done, its speed and the time left: as a live line on a terminal, otherwise as a
-    new line every 30 seconds. `total` and `done` count `unit`s.
+    """Shows how much of a long job is done, its speed and the time left: as a line that changes on a terminal and in a
+    notebook, otherwise as a new line every 30 seconds. `total` and `done` count `unit`s.
     """
 
     def __init__(self, total: int, unit: str = "images", done: float = 0):
@@ -145,7 +150,7 @@ class Progress:
     def advance(self, amount: float) -> None:
         self.done += amount
         now = time.monotonic()
-        live = sys.stdout.isatty()
+        live = is_live()
         if now - self.shown < (0.2 if live else 30):
             return
         self.shown = now

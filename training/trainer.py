@@ -8,14 +8,13 @@ never stopped (on the CPU), and pictures, drawn from generators of their own, do
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from typing import Any, Callable
 
 import numpy as np
 import torch
 
-from common.console import RunError
+from common.console import RunError, is_live
 from common.files import format_duration
 from ddpm import DDPM
 from networks.dropout import Dropout
@@ -267,7 +266,7 @@ class Trainer(Run):
     def make_pictures(self) -> None:
         """Pictures, loss curve, report and, with the pictures, the model that made them."""
         self.folder.check()
-        began, live = time.perf_counter(), sys.stdout.isatty()
+        began, live = time.perf_counter(), is_live()
         if not live:
             about = f", about {format_duration(self.set_seconds / self.sets)}" if self.sets else ""
             self.say(f"{self.mark()}: drawing pictures{about} ...")
