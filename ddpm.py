@@ -1,8 +1,7 @@
 """Denoising diffusion probabilistic models: the equations only.
 
-    [Ho]      Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
-    [CFG]     Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
-    [Nichol]  Nichol, Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672
+    [Ho]   Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239
+    [CFG]  Ho, Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598
 
 Time t runs over 1..T and t = 0 is clean data. Every schedule tensor has T + 1 entries, is indexed by t, and holds the
 identity at entry 0 (alpha_bar_0 = 1), so that "the step before t" is always t - 1 and needs no special case.
@@ -17,11 +16,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from diffusion import inpainting, likelihood, schedules
+from diffusion import few_steps, inpainting, likelihood, schedules
 from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite, one_time
 from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
-from diffusion.fitted_times import fitted_times
 from diffusion.network_call import explained, inputs_of, predict
 from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
@@ -187,8 +185,8 @@ class DDPM(nn.Module):
     def eps(self, x_t: Tensor, t: Time, c: ConditionLike = None) -> Tensor:
         """The predicted noise, float32, shaped like x_t.
 
-        c: class (or context) vectors, float [N, n_classes]; None for no class; or a `Condition`, for guidance and mixtures of
-        classes (diffusion/condition.py).
+        c: class (or context) vectors, float [N, n_classes]; None: no class; or a `Condition` (diffusion/condition.py),
+            for guidance and mixtures of classes.
         """
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
@@ -204,11 +202,12 @@ class DDPM(nn.Module):
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
             return predict(self.nn_model, self.n_inputs, x_t, time, c).float()
 
-    # ------------------------------------------------------------ diffusion/likelihood.py, diffusion/inpainting.py
+    # ------------------------------------------------------------ methods that have files of their own, in diffusion/
 
     negative_elbo = likelihood.negative_elbo
     variational_bound = likelihood.variational_bound
     complete_image = inpainting.complete_image
+    respaced = few_steps.respaced  # fewer steps, other samplers
 
     # ------------------------------------------------------------ sampling
 
@@ -330,36 +329,8 @@ class DDPM(nn.Module):
 
     # ------------------------------------------------------------ parts of the above
 
-    def respaced(
-        self, n_steps: int | Sequence[int], sampler: Sampler | None = None, placement: str = "uniform"
-    ) -> DDPM:
-        """A copy that samples with n_steps of the T steps ([Nichol] section 4). It shares the network.
-
-        n_steps: how many, or the times themselves, T among them.
-        sampler: 'ddpm', 'ddim', 'dpm++2m', 'sde-dpm++2m' or a function (diffusion/samplers.py); None: as this object.
-        placement: of the times: 'uniform' in t, 'quadratic', uniform in 'log-snr' (diffusion/schedules.py), or 'fitted'
-            to this model, which costs as much as drawing 30 images in 50 steps (diffusion/fitted_times.py).
-
-        With fewer steps its `variance` is 'posterior': beta_t is much larger with few steps and would leave noise on
-        images, which x_t nearly determines. Data that are spread out like noise need 'beta' ([Ho] section 3.2).
-        Raises ValueError unless 1 <= n_steps <= T.
-        """
-        few = copy.copy(self)
-        if isinstance(sampler, str):
-            check_choice("sampler", sampler, list(SAMPLERS))
-        few.sampler = sampler or self.sampler
-        if placement == "fitted" and isinstance(n_steps, int):
-            n_steps = fitted_times(self, [n_steps])[n_steps]
-        kept = schedules.kept_times(self.sqrt_alpha_bar_t, self.sqrt_one_minus_alpha_bar_t, n_steps, placement)
-        if len(kept) < self.n_timesteps:
-            tensors = schedules.respaced(dict(self.named_buffers(recurse=False)), kept)
-            few._buffers = {name: values.to(self.device) for name, values in tensors.items()}
-            few.n_timesteps, few.variance = len(kept), "posterior"
-        return few
-
     def fast_copy(self, gradients: bool = False) -> DDPM:
-        """A copy with a faster network in eval mode, and the same schedule. gradients: whether that network must pass
-        gradients to its input."""
+        """A copy with a faster network in eval mode. gradients: whether this network must pass gradients to its input."""
         fast = copy.copy(self)
         fast._modules = {"nn_model": for_inference(self.nn_model, self.amp_dtype or torch.float32, gradients)}
         return fast

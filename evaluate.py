@@ -31,13 +31,13 @@ from common.console import ArgumentParser, CallError, as_path, at_least, in_rang
 from common.files import check_writable
 from common.machine import command_line, device_name, keep_large_buffers
 from datasets import sources
-from diffusion.inpainting import JUMP_LENGTH, MASKS, METHODS, N_RESAMPLE
+from diffusion.inpainting import MASKS, METHODS, N_RESAMPLE
 from evaluation.measure import evaluate_model, evaluate_npz, measure_samples
 from evaluation.record import read_list
 from evaluation.steps_sweep import as_way, measure_steps
 from reporting.page import write_report
 from training import processes
-from training.arguments import add_sampler_arguments
+from training.arguments import add_model_arguments, add_resampling_arguments
 
 STEPS = ("sampler", "n_steps", "placement")
 
@@ -53,22 +53,16 @@ def parser() -> argparse.ArgumentParser:
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help="guidance weights (0 1 3)")
     add("--n_samples", type=at_least(1, 10**6), help="samples of each class (30); without classes: of all (300)")
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
-    add_sampler_arguments(parser)
-    add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
-    add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
+    add_model_arguments(parser)
     add("--dataset", choices=sorted(sources.SOURCES), help="for an .npz: the real images to compare with")
     add("--data_class", metavar="NAME", help="for an .npz: only this class of the real images")
-    add(
-        "--out", type=as_path, metavar="FILE", help="file that the results are added to (metrics.json beside the model)"
-    )
+    text = "file that the results are added to (metrics.json beside the model)"
+    add("--out", type=as_path, metavar="FILE", help=text)
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--bits_per_dim", type=at_least(1), metavar="N", help="measure the likelihood of the first N test images")
     instead("--inpaint", type=at_least(1), metavar="N", help="measure completions of the first N test images")
     text = "of a model of train_celeba.py: measure how well samples show what these ask for"
     instead("--prompts", nargs="+", metavar="TEXT", help=text)
-    text = "option of --prompts: the weights of CLIP, if they are not where they were in training"
-    add("--clip_weights", metavar="FILE", help=text)
     text = "measure few steps: Frechet distance at w = 0 and accuracy at w = 1 for each number of steps"
     instead("--steps_sweep", type=number("n_timesteps"), nargs="+", metavar="S", help=text)
     text = "samplers of --steps_sweep, such as ddim or ddpm:fitted (ddpm ddpm:fitted sde-dpm++2m:fitted)"
@@ -76,18 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", choices=MASKS, help="hidden part (bottom)")
     add("--method", choices=METHODS, nargs="+", help="methods that complete the images (all)")
-    add(
-        "--n_resample",
-        type=number("n_resample"),
-        metavar="R",
-        help="resampling: take all steps R times (1; repaint: 5)",
-    )
-    add(
-        "--jump_length",
-        type=number("jump_length"),
-        metavar="J",
-        help=f"resampling: go back J steps at a time ({JUMP_LENGTH})",
-    )
+    add_resampling_arguments(add)
     return parser
 
 

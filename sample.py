@@ -30,24 +30,14 @@ import common  # noqa: F401  (it tells what a Python lacks that cannot run the s
 # isort: split
 import argparse
 import hashlib
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Sequence
 
 import torch
 
-from common.console import (
-    ArgumentParser,
-    CallError,
-    Progress,
-    as_path,
-    at_least,
-    in_range,
-    number,
-    run_script,
-)
+from common.console import ArgumentParser, CallError, Progress, as_path, at_least, in_range, number, run_script
 from common.files import free_names, open_to_append
-from common.machine import command_line, commit, device_name, keep_large_buffers, pick_amp
+from common.machine import command_line, commit, device_name, keep_large_buffers, now, pick_amp
 from datasets.class_names import class_index, parse_mixture
 from datasets.image_set import one_hot
 from diffusion import inpainting
@@ -61,16 +51,17 @@ from figures.images import inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint, processes
-from training.arguments import add_sampler_arguments, sampler_as_asked, sampler_in_words
+from training.arguments import (
+    add_model_arguments,
+    add_resampling_arguments,
+    sampler_as_asked,
+    sampler_in_words,
+)
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
 COMPLETION = {
-    "mask": None,
-    "method": "mean",
-    "n_resample": None,
-    "jump_length": inpainting.JUMP_LENGTH,
-    "scale": 1.0,
-    "invert": False,
+    **{"mask": None, "method": "mean", "scale": 1.0, "invert": False},
+    **{"n_resample": None, "jump_length": inpainting.JUMP_LENGTH},
 }
 MODES: dict[str, dict[str, Any]] = {
     "grid": {"classes": None, "n_samples": 4, "g_weight": 1.0, "animate": False},
@@ -89,62 +80,35 @@ MOST_IMAGES = 2500  # in one batch: when memory runs out, many systems do not ra
 def parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "models",
-        type=as_path,
-        nargs="+",
-        metavar="MODEL",
-        help="model_epoch*.pt or checkpoint.pt; several: compare them",
-    )
+    text = "model_epoch*.pt or checkpoint.pt; several: compare them"
+    add("models", type=as_path, nargs="+", metavar="MODEL", help=text)
     add("--classes", nargs="+", metavar="K", help="names or indices (all, or 10 of more than 20; --inpaint: no class)")
-    add(
-        "--n_samples",
-        type=number("n_samples"),
-        help="samples of each class (4; several models: 2; --inpaint: 5 of each image)",
-    )
+    text = "samples of each class (4; several models: 2; --inpaint: 5 of each image)"
+    add("--n_samples", type=number("n_samples"), help=text)
     text = "guidance weight w (1); --prompts: or several"
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help=text)
-    add_sampler_arguments(parser)
-    add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
+    add_model_arguments(parser)
     add("--out", type=as_path, metavar="FOLDER", help="folder of the results (that of the model)")
-    add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
     add("--animate", action="store_true", default=None, help="also samples.gif, the reverse process of the grid")
     add("--batch_size", type=at_least(1), help="images in each part of --npz (250)")
     add("--data_dir", type=as_path, help="folder of the data sets, where test images are needed (./data)")
+    text = "of --prompts: pictures that say what to draw, beside the texts"
+    add("--image_prompt", type=as_path, nargs="+", metavar="FILE", help=text)
 
     modes = parser.add_mutually_exclusive_group().add_argument
     modes("--mix", nargs="+", metavar="A+B", help="mixtures of classes, such as 3+8 or 3*0.7+8*0.3")
-    modes(
-        "--guidance_sweep", type=in_range(-1, 1e6), nargs="+", metavar="W", help="each of these w, from the same noise"
-    )
+    text = "each of these w, from the same noise"
+    modes("--guidance_sweep", type=in_range(-1, 1e6), nargs="+", metavar="W", help=text)
     modes("--prompts", nargs="+", metavar="TEXT", help="of a model of train_celeba.py: what the pictures show")
-    modes(
-        "--inpaint", nargs="*", type=as_path, metavar="IMAGE", help="complete these images (without any: test images)"
-    )
+    text = "complete these images (without any: test images)"
+    modes("--inpaint", nargs="*", type=as_path, metavar="IMAGE", help=text)
     modes("--npz", type=at_least(1), metavar="N", help="N images as samples.npz; continues after an interruption")
-
-    add = parser.add_argument_group("options of --prompts").add_argument
-    add(
-        "--image_prompt",
-        type=as_path,
-        nargs="+",
-        metavar="FILE",
-        help="pictures that say what to draw, beside the texts",
-    )
-    add("--clip_weights", metavar="FILE", help="the weights of CLIP, if they are not where they were in training")
 
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)")
     add("--method", choices=inpainting.METHODS, help="mean (the default, fastest), input, or repaint (slowest)")
     add("--scale", type=in_range(0, 1e6), help="strength of the correction by the methods mean and input (1)")
-    add(
-        "--n_resample",
-        type=number("n_resample"),
-        metavar="R",
-        help="resampling: take all steps R times (1; repaint: 5)",
-    )
-    add("--jump_length", type=number("jump_length"), metavar="J", help="resampling: go back J steps at a time (10)")
+    add_resampling_arguments(add)
     add("--invert", action="store_true", default=None, help="use negatives: for dark ink and a model of white digits")
     return parser
 
@@ -216,7 +180,7 @@ def draw_grid(args: argparse.Namespace, model: Model) -> list[Path]:
                 classes=classes or None,
                 generator=torch.Generator(ddpm.device).manual_seed(args.seed),
                 record=args.animate,
-                progress=lambda t: progress.advance(n_images / ddpm.n_timesteps),
+                progress=progress.steps(ddpm.n_timesteps),
             )
         heads = [names[k] for k in classes] or None
         plot_grid(paths[0], finite(y), None, heads, title(args, weight=bool(classes)), n_columns)
@@ -231,8 +195,8 @@ def draw_mixtures(args: argparse.Namespace, model: Model) -> list[Path]:
     n_images = check_count(args.n_samples * sum(len(weights) + 2 for weights in mixtures))
     above = title(args, weight=True)
     with free_names(args.out, "mixture") as paths, Progress(n_images) as progress:
-        advance = lambda t: progress.advance(n_images / 2 / ddpm.n_timesteps)  # noqa: E731
-        mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed, above, advance)
+        after_step = progress.steps(2 * ddpm.n_timesteps)  # two batches
+        mixture_figure(paths[0], ddpm, names, mixtures, args.n_samples, args.g_weight, args.seed, above, after_step)
     return paths
 
 
@@ -240,10 +204,9 @@ def draw_sweep(args: argparse.Namespace, model: Model) -> list[Path]:
     ddpm, names = model.sampler, model.content["class_names"]
     classes = chosen(args, names)
     n_images = check_count(len(classes) * len(args.guidance_sweep), "--guidance_sweep")
-    with free_names(args.out, "guidance_sweep") as paths:
-        with Progress(n_images) as progress:
-            advance = lambda t: progress.advance(n_images / ddpm.n_timesteps)  # noqa: E731
-            drawn = sample_weights(ddpm, 1, len(names), classes, args.guidance_sweep, args.seed, progress=advance)
+    with free_names(args.out, "guidance_sweep") as paths, Progress(n_images) as progress:
+        after_step = progress.steps(ddpm.n_timesteps)
+        drawn = sample_weights(ddpm, 1, len(names), classes, args.guidance_sweep, args.seed, progress=after_step)
         groups = [(f"w = {w:g}", finite(y)) for w, (y, _) in drawn.items()]
         plot_groups(paths[0], groups, [names[k] for k in classes], title(args))
     return paths
@@ -284,7 +247,7 @@ def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
             n_resample=n_resample,
             jump_length=jump_length,
             generator=torch.Generator(ddpm.device).manual_seed(args.seed),
-            progress=lambda t: progress.advance(n_images / n_steps),
+            progress=progress.steps(n_steps),
         )
         inpainting_figure(paths[0], images, masks, finite(completed), heads, title(args, how, weight=c is not None))
     return paths
@@ -365,10 +328,9 @@ def draw(args: argparse.Namespace, models: Sequence[Model]) -> None:
     """What the call asks for, and a line about it in samples.log."""
     paths = draw_comparison(args, models) if args.mode == "comparison" else DRAW[args.mode](args, models[0])
     for path in paths:
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
         with open_to_append(args.out / "samples.log") as log:
             about = f"{command_line()}  {device_name(models[0].ddpm.device)}  commit {commit()}"
-            log.write(f"{now}  {path.name}  {about}\n")
+            log.write(f"{now()}  {path.name}  {about}\n")
         print(path, flush=True)
     if (args.out / "report.html").exists():
         write_report(args.out)

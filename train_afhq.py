@@ -48,12 +48,12 @@ from evaluation.reference import Reference, draw_samples
 from figures.curves import plot_distances
 from figures.images import process_figures
 from training import checkpoint, processes
-from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
+from training.arguments import about, add_method_arguments, add_running_arguments, new_model, process_of, settings_of
 from training.class_conditional import draw_data
+from training.pictures import N_PROCESS, draw_without_classes
 from training.seeds import PICTURES, order_of_epoch, seed_for
 from training.settings import Plan
 from training.trainer import Trainer
-from training.unconditional import N_PROCESS, draw_without_classes
 
 EXPECTED = (
     "The loss falls fast in the first hundreds of steps and then hardly at all, while faces become faces: judge "
@@ -139,8 +139,7 @@ def main() -> None:
         "network_arguments": network,
         "ddpm": {**process_of(parser(), args), "variance": "posterior", "clip_x0": True},
     }
-    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
-    ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
+    ddpm = new_model(spec, args, device)
     if args.load_path and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
         before, content = checkpoint.load_model(args.load_path, device)
         other = content["arguments"].get("data_class")

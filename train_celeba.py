@@ -27,8 +27,6 @@ import argparse
 import functools
 from pathlib import Path
 
-import torch
-
 from common.console import (
     ArgumentParser,
     HelpFormatter,
@@ -39,12 +37,10 @@ from common.console import (
     run_script,
     values_from_call,
 )
-from common.machine import pick_amp
 from datasets import clip
 from datasets.context import LAYOUTS, encode_prompts
 from training import processes
-from training.arguments import about, add_method_arguments, add_running_arguments, process_of, settings_of
-from training.checkpoint import build
+from training.arguments import about, add_method_arguments, add_running_arguments, new_model, process_of, settings_of
 from training.class_conditional import check_weights
 from training.prompts import check_prompts, draw_first, draw_prompt_run, load_sets
 from training.settings import Plan
@@ -148,8 +144,7 @@ def main() -> None:
         "ddpm": {**schedule, "variance": "posterior", "clip_x0": True},
         "encoder": encoder.recipe(),
     }
-    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
-    ddpm = build(spec, device, pick_amp(args.amp, device))
+    ddpm = new_model(spec, args, device)
     plan = Plan("epoch", args.n_epochs, args.save_every)
     pictures = {"train_set": train_set, "vectors": vectors, "prompts": args.prompts}
     first = functools.partial(draw_first, **pictures)

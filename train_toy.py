@@ -33,18 +33,19 @@ from typing import Callable
 import torch
 
 from common.console import ArgumentParser, HelpFormatter, as_path, at_least, in_range, number, run_script
-from common.machine import pick_amp
 from datasets.points import DISTRIBUTIONS, PointSet
 from ddpm import DDPM
 from diffusion.likelihood import VARIANCES
 from evaluation.points import in_words, measure, write_measured
 from figures.points import N_SAMPLES, Distribution, plot_field, plot_processes, plot_samples
+from networks import count_parameters
 from reporting.page import write_report
-from training import checkpoint, processes
+from training import processes
 from training.arguments import (
     about,
     add_method_arguments,
     add_running_arguments,
+    new_model,
     process_of,
     refuse_useless,
     settings_of,
@@ -148,8 +149,7 @@ def train_all(
         measured = measure(samples, distribution, run.seed_for_pictures)
         if own_dir != log_dir:
             write_measured(log_dir, run, network, measured)
-        n_parameters = sum(p.numel() for p in run.ddpm.nn_model.parameters())
-        panels.append((f"{network}: {n_parameters:,} parameters\n{in_words(measured)}", samples))
+        panels.append((f"{network}: {count_parameters(run.ddpm.nn_model):,} parameters\n{in_words(measured)}", samples))
     if panels:
         plot_samples(log_dir / "networks.png", distribution, panels[::-1])
         write_report(log_dir)
@@ -172,8 +172,7 @@ def train_one(
         "network_arguments": {"input_dim": 2, "kind": network, **layers},
         "ddpm": {**process_of(its_parser, args), "variance": args.variance, "clip_x0": clip_x0},
     }
-    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
-    ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
+    ddpm = new_model(spec, args, device)
     generator = torch.Generator().manual_seed(args.seed)
     train_set, val_set = (
         PointSet(distribution.sample(n, generator), args.dataset).to(device) for n in (args.n_points, VALIDATION_IMAGES)

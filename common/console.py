@@ -35,6 +35,11 @@ class CallError(ValueError):
     """The call is wrong. The message is one line (exit status 2)."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text; its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def one_line(error: BaseException) -> str:
     """A library's exception as part of such a message: its type and the beginning of its text."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
@@ -162,6 +167,11 @@ class Progress:
         else:
             print(line, flush=True)
 
+    def steps(self, n_steps: int, amount: float | None = None) -> Callable[[int], None]:
+        """A function to call with t after each of n_steps steps, which together do this amount (None: the whole job)."""
+        share = (self.total if amount is None else amount) / n_steps
+        return lambda t: self.advance(share)
+
     def __enter__(self) -> Progress:
         return self
 
@@ -275,7 +285,7 @@ def run_script(main: Callable[[], None]) -> None:
                 main()
             return
         except Exception as error:
-            status, message = _status_of(error)
+            status, message = status_of(error)
         except KeyboardInterrupt:
             status, message = 130, "interrupted"
         except Stopped as stopped:
@@ -286,7 +296,7 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(status)
 
 
-def _status_of(error: Exception) -> tuple[int, str]:
+def status_of(error: Exception) -> tuple[int, str]:
     """Exit status and message of an error that the user can fix. Raises any other one again."""
     # Torch's errors are recognised by name and text: scripts that need no torch do not import it.
     if isinstance(error, CallError):

@@ -17,7 +17,7 @@ from typing import Any, Sequence
 
 import torch
 
-from common.console import CallError
+from common.console import CallError, first_line
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,8 +32,7 @@ def pick_device(name: str) -> torch.device:
         number.item()  # some names are of devices that keep no numbers ("meta")
         return number.device
     except Exception as error:  # names that torch knows, of hardware that it was not built for, raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise CallError(f"--device {name} is not available ({reason}); --device cpu always is") from None
+        raise CallError(f"--device {name} is not available ({first_line(error)}); --device cpu always is") from None
 
 
 def pick_amp(choice: str, device: torch.device) -> torch.dtype | None:
@@ -115,8 +114,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "device": device_name(device),
         "commit": commit(),
-        "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "started": now(),
     }
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def commit() -> str | None:

@@ -109,28 +109,31 @@ def load(
         raise ValueError(f"im_channels = {im_channels}: {name} gives {' or '.join(map(str, channels))}")
 
     known = names[:n_classes]
-    kept = list(known if class_names is None else class_names)
-    if data_class is not None:
-        kept = [data_class]
+    kept = [data_class] if data_class is not None else list(known if class_names is None else class_names)
     absent = [kind for kind in kept if kind not in known]
     if absent:
         raise ValueError(f"there is no class {absent[0]!r}; the classes are {', '.join(names)}")
     for kind in kept:
         if wrong_name(kind):
             raise DataError(f"the class {kind!r:.120} {wrong_name(kind)}: rename its folder")
-    if kept != names[: len(kept)]:
-        places = torch.full((len(names),), len(kept))
-        places[[names.index(kind) for kind in kept]] = torch.arange(len(kept))
-        labels = places[labels]
-    keep = (labels < len(kept)).nonzero()[:limit, 0]
-    if len(keep) < len(images):  # indexing with all images would copy them for nothing
-        images, labels = images[keep], labels[keep]
+    images, labels = _only(images, labels, [names.index(kind) for kind in kept], len(names), limit)
     if images.shape[2:] != (im_height, im_height):
         images = _resize(images, im_height)
     if images.shape[1] < im_channels:
         images = images.repeat(1, im_channels, 1, 1)
     lossy = name in CIFAR and lossy_copies(CIFAR[name], request.data_dir)
     return ImageSet(images, labels, kept, name, lossy=lossy)
+
+
+def _only(images: Tensor, labels: Tensor, kept: list[int], n: int, limit: int | None) -> tuple[Tensor, Tensor]:
+    """The images of some of n classes, at most `limit` of them, and their labels, counted anew from 0 in this order."""
+    if kept != list(range(len(kept))):
+        places = torch.full((n,), len(kept))
+        places[kept] = torch.arange(len(kept))
+        labels = places[labels]
+    keep = (labels < len(kept)).nonzero()[:limit, 0]
+    # Indexing with all images would copy them for nothing.
+    return (images[keep], labels[keep]) if len(keep) < len(images) else (images, labels)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

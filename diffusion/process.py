@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Protocol, Sequence, Union
+from typing import Any, Callable, Optional, Protocol, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -23,6 +23,8 @@ class Process(Protocol):
     n_timesteps: int
     variance: str
     clip_x0: bool
+    sampler: Any  # a `Sampler` of diffusion/samplers.py, which imports this file
+    _buffers: Any  # of nn.Module: the tensors of the schedule
     alpha_bar_t: Tensor
     sqrt_beta_t: Tensor
     sqrt_alpha_bar_t: Tensor

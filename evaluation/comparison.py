@@ -13,6 +13,7 @@ from datasets.image_set import ImageSet
 from ddpm import DDPM
 from figures.grids import plot_groups
 from figures.images import real_rows
+from networks import count_parameters
 from training import checkpoint
 from training.losses import validation_loss
 
@@ -66,18 +67,17 @@ def comparison_figure(
     groups = []
     for file, ddpm, content, sampler in models:
         loss = validation_loss(ddpm, test_set, True, seed)
-        n_parameters = sum(p.numel() for p in ddpm.nn_model.parameters())
         lines = [
             content["spec"]["network"],
             "/".join(file.resolve().parts[-2:]),
-            f"{n_parameters:,} parameters",
+            f"{count_parameters(ddpm.nn_model):,} parameters",
             f"validation loss {loss:.4f}",
         ]
         print(f"{file}: {lines[0]}, {lines[2]}, {lines[3]}", flush=True)
         generator = torch.Generator(ddpm.device).manual_seed(seed)
         with Progress(n_images) as progress:
-            advance = lambda t: progress.advance(n_images / sampler.n_timesteps)  # noqa: B023, E731
-            how: dict[str, Any] = {"generator": generator, "record": False, "progress": advance}
+            after_step = progress.steps(sampler.n_timesteps)
+            how: dict[str, Any] = {"generator": generator, "record": False, "progress": after_step}
             y, _ = sampler.sample(n_samples, None, len(class_names), g_weight, classes, **how)
         groups.append(("\n".join(lines), y.cpu()))
     groups.append(("real", real_rows(test_set, n_samples, classes)))

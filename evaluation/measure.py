@@ -249,8 +249,8 @@ def measure_bits(
     y, c = test_set.batch(torch.arange(min(args.bits_per_dim, len(test_set))))
     generator = torch.Generator(ddpm.device).manual_seed(args.seed)
     with Progress(math.ceil(len(y) / AT_ONCE) * ddpm.n_timesteps, "steps") as progress:
-        advance = lambda t: progress.advance(1)  # noqa: E731
-        bound = ddpm.variational_bound(y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=advance)
+        after_step = progress.steps(progress.total)
+        bound = ddpm.variational_bound(y, c if n_classes else None, generator, batch_size=AT_ONCE, progress=after_step)
     terms = finite(bound.terms).mean(dim=0) / (y[0].numel() * math.log(2))  # [T + 1]
     bits, T = bound.bits_per_dim, ddpm.n_timesteps
     result: dict[str, Any] = {

@@ -11,6 +11,7 @@ import torch
 
 from common.console import CallError, RunError, one_line
 from common.files import finite
+from common.limits import WHOLE
 from common.machine import pick_amp
 from datasets import sources
 from datasets.context import encode_prompts
@@ -78,7 +79,7 @@ class ModelChecks:
         key = str((name, settings.class_names, arguments.get("data_class"), settings.height, settings.channels, train))
         if settings.kind == "points":
             n, generator = arguments.get("n_points"), torch.Generator().manual_seed(settings.seed)
-            if type(n) is not int or not 0 < n < 10**7:
+            if type(n) is not int or not 1 <= n <= WHOLE["n_points"][1]:
                 raise ValueError("config.json does not say how many points there were")
             first, second = (DISTRIBUTIONS[name].sample(k, generator) for k in (n, VALIDATION_IMAGES))
             return PointSet(first if train else second, name)

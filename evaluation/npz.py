@@ -96,10 +96,6 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> tuple[list
         for k, (file, c) in enumerate(parts):
             if file.exists():
                 continue
-
-            def after_step(t: int, share: float = len(c) / ddpm.n_timesteps) -> None:
-                progress.advance(share)
-
             y, _ = ddpm.sample(
                 n_sample=1 if classes else len(c),
                 n_classes=getattr(ddpm.nn_model, "n_classes", None),
@@ -107,7 +103,7 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> tuple[list
                 classes=c.tolist() if classes else None,
                 generator=torch.Generator(ddpm.device).manual_seed(seed_for(settings["seed"], EXPORT, k)),
                 record=False,
-                progress=after_step,
+                progress=progress.steps(ddpm.n_timesteps, len(c)),
             )
             pixels = to_uint8(y).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)  # grey becomes RGB
             with atomic_write(file) as temporary:

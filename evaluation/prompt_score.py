@@ -23,10 +23,12 @@ from common.console import CallError, Progress, values_from_call
 from common.files import free_names
 from datasets.clip import Clip
 from datasets.context import LAYOUTS, ContextSet, encode_prompts, load_images, with_context
-from datasets.encoders import Attributes, Encoder, encoder_from, read_table
+from datasets.encoders import Attributes, Encoder, read_table
 from ddpm import DDPM
+from evaluation.comparison import Model
+from evaluation.prompts import encoder_of
 from evaluation.record import Record
-from evaluation.reference import AT_ONCE, finite
+from evaluation.reference import AT_ONCE, draw_in_parts
 from figures.curves import new_figure, plain_axes, write_figure
 from figures.grids import to_unit
 from networks.regressor import Regressor
@@ -38,21 +40,17 @@ Look = Callable[[Tensor], Tensor]  # images in [-1, 1], float [N, C, H, W] -> ve
 
 def measure_prompts(ddpm: DDPM, content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]) -> None:
     """Samples of each prompt at each guidance weight: scores, and ratings of attributes, to metrics.json and a figure."""
-    recipe = content["spec"].get("encoder")
-    if recipe is None:
-        raise CallError(f"--prompts: {args.source} was not trained on context vectors, so it understands none")
-    with values_from_call():
-        encoder = encoder_from(recipe, ddpm.device, args.clip_weights)
+    encoder = encoder_of(Model(args.source, ddpm, content, ddpm), args.clip_weights)
     vectors = encode_prompts(encoder, args.prompts)  # [K, D]; first, since a prompt may be refused
     look, by = look_of(encoder, ddpm, content, args)
     record = Record(args.out, **about, measured="prompts", vectors_by=by)
     ratings, scores = [], []
     n = args.n_samples or 30
     for w in args.g_weight or [0, 1, 3, 7]:
-        seen = look(draw(ddpm, vectors, n, w, args.seed)).view(n, len(vectors), -1)  # [n, K, D]
-        cosines = (
-            torch.einsum("nkd,jd->kj", F.normalize(seen, dim=2), F.normalize(vectors)) / n
-        )  # samples of k, prompt j
+        samples = torch.cat([y.cpu() for y in draw_in_parts(ddpm, n, vectors.shape[1], w, args.seed, vectors)])
+        seen = look(samples).view(n, len(vectors), -1)  # [n, K, D]
+        # [k, j]: the samples of prompt k, and prompt j
+        cosines = torch.einsum("nkd,jd->kj", F.normalize(seen, dim=2), F.normalize(vectors)) / n
         for k, prompt in enumerate(args.prompts):
             others = [cosines[k, j].item() for j in range(len(vectors)) if j != k]
             result = {"guidance_weight": w, "prompt": prompt, "n_images": n, "score": cosines[k, k].item()}
@@ -74,22 +72,6 @@ def measure_prompts(ddpm: DDPM, content: dict[str, Any], args: argparse.Namespac
                 flush=True,
             )
     print(paths[0], flush=True)
-
-
-def draw(ddpm: DDPM, vectors: Tensor, n: int, w: float, seed: int) -> Tensor:
-    """n samples of each of the vectors [K, D]: float32 [n * K, C, H, W] on the CPU, prompt-fastest."""
-    generator, parts = torch.Generator(ddpm.device).manual_seed(seed), []
-    with Progress(n * len(vectors), "samples") as progress:
-        for rows in torch.ones(n).split(max(1, AT_ONCE // len(vectors))):
-            count = len(rows) * len(vectors)
-
-            def after_step(t: int, count: int = count) -> None:
-                progress.advance(count / ddpm.n_timesteps)
-
-            how = (len(rows), None, vectors.shape[1], w, vectors)
-            y, _ = ddpm.sample(*how, generator=generator, record=False, progress=after_step)
-            parts.append(finite(y).cpu())
-    return torch.cat(parts)
 
 
 def look_of(encoder: Encoder, ddpm: DDPM, content: dict[str, Any], args: argparse.Namespace) -> tuple[Look, str]:

@@ -54,8 +54,8 @@ def prompt_figure(
     c = torch.cat(vectors)
     n_images = n_samples * len(c) * len(g_weights)
     with Progress(n_images) as progress:
-        advance = lambda t: progress.advance(n_images / ddpm.n_timesteps)  # noqa: E731
-        drawn = sample_weights(ddpm, n_samples, c.shape[1], c, g_weights, seed, progress=advance)
+        after_step = progress.steps(ddpm.n_timesteps)
+        drawn = sample_weights(ddpm, n_samples, c.shape[1], c, g_weights, seed, progress=after_step)
     groups: list[tuple[str, Tensor]] = [(f"w = {w:g}", y) for w, (y, _) in drawn.items()]
     if pictures:
         blank = torch.full((len(prompts), *shown.shape[1:]), math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn as nn
 
 
 def layout_on(device: torch.device | str) -> torch.memory_format:
@@ -13,3 +14,7 @@ def layout_on(device: torch.device | str) -> torch.memory_format:
     issues 175189 and 118115).
     """
     return torch.contiguous_format if torch.device(device).type == "mps" else torch.preserve_format
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())

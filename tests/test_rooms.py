@@ -82,6 +82,17 @@ def test_every_folder_with_code_is_a_room():
     assert folders <= {*RULE, "tests", "notebooks"} | {name for name in folders if name.startswith(".")}
 
 
+def test_files_and_functions_are_short():
+    """No file over 400 lines, no function over 60."""
+    for file in [*FILES, *(ROOT / f"{name}.py" for name in SCRIPTS), *(ROOT / "notebooks").glob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                assert node.body[-1].end_lineno - first < 60, f"{file}: {node.name}"
+
+
 def loaded_by(statement: str) -> set[str]:
     """The names of all modules that a fresh Python has loaded after a statement."""
     code = f"{statement}; import sys; print(*sys.modules)"

@@ -1,16 +1,21 @@
-"""Arguments that all training scripts share, and the settings of the training loop that follow from them."""
+"""Options that several scripts share, and what follows from them: the model and the settings of a training run."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
+
+import torch
 
 from common.console import CallError, at_least, in_range, number, values_from_call
+from common.machine import pick_amp
 from ddpm import DDPM
+from diffusion.inpainting import JUMP_LENGTH
 from diffusion.samplers import SAMPLERS
 from diffusion.schedules import PLACEMENTS, SCHEDULES
+from training import checkpoint
 from training.settings import About, Settings, Spec
 
 
@@ -53,11 +58,36 @@ def add_sampler_arguments(parser: argparse.ArgumentParser, n_steps: str = "--n_s
     add = parser.add_argument_group("sampler (docs/sampling.md says which for how many steps)").add_argument
     add("--sampler", choices=list(SAMPLERS), help="way to take a step (ddpm, Algorithm 2)")
     add(n_steps, type=number("n_timesteps"), metavar="S", help="sample in S of the T steps (all)")
+    text = "how these S are spaced: evenly in t (uniform), in its root (quadratic), in log-SNR, or fitted to the model"
+    add("--placement", choices=PLACEMENTS, help=text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """How sample.py and evaluate.py use a trained model."""
+    add_sampler_arguments(parser)
+    add = parser.add_argument
+    add("--seed", type=number("seed"), default=0, help="seed of all random numbers (0)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
     add(
-        "--placement",
-        choices=PLACEMENTS,
-        help="where these S are: evenly in t (uniform), its root or log-SNR; or fitted to the model",
+        "--clip_weights",
+        metavar="FILE",
+        help="of --prompts: CLIP's weights, if they are not where they were in training",
     )
+
+
+def add_resampling_arguments(add: Callable[..., Any]) -> None:
+    """Of --inpaint: how often steps are taken."""
+    text = "resampling: take all steps R times (1; repaint: 5)"
+    add("--n_resample", type=number("n_resample"), metavar="R", help=text)
+    text = f"resampling: go back J steps at a time ({JUMP_LENGTH})"
+    add("--jump_length", type=number("jump_length"), metavar="J", help=text)
+
+
+def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDPM:
+    """The model to train. Its first weights depend on --seed; everything random after that has generators of its own."""
+    torch.manual_seed(args.seed)
+    return checkpoint.build(spec, device, pick_amp(args.amp, device))
 
 
 def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, placement: str | None) -> DDPM:

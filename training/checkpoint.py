@@ -18,7 +18,7 @@ from typing import IO, Any, Sequence
 import torch
 import torch.nn as nn
 
-from common.console import CallError, RunError, values_from_call
+from common.console import CallError, RunError, first_line, values_from_call
 from common.files import atomic_write, finite, missing
 from common.limits import INT64, MOST_TEXT, too_large, wrong_name
 from datasets.sources import SOURCES
@@ -56,7 +56,7 @@ def load(path: Path, *needed: str, opened: IO[bytes] | None = None) -> dict[str,
         try:
             content = torch.load(_checked_archive(file), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
-            raise RunError(f"{path} is damaged, or no checkpoint of this suite ({_reason(error)})") from None
+            raise RunError(f"{path} is damaged, or no checkpoint of this suite ({first_line(error)})") from None
     if not isinstance(content, dict) or not _is_plain(content.get("format"), int) or content["format"] != FORMAT:
         raise RunError(f"{path} is not a checkpoint of this suite (format {FORMAT})")
     lacking = [key for key in needed if key not in content]
@@ -92,7 +92,7 @@ def load_model(
         if not _is_plain(content["epoch"], int):
             raise ValueError("its epoch is no number")
     except Exception as error:  # as above: constructors raise anything when they are fed anything
-        raise RunError(f"{path} holds no model of this suite ({_reason(error)})") from None
+        raise RunError(f"{path} holds no model of this suite ({first_line(error)})") from None
     ddpm = build(content["spec"], device, amp_dtype)
     load_weights(ddpm.nn_model, weights, path)
     return ddpm, content
@@ -156,7 +156,7 @@ def load_run(
     try:
         _check_run(content)
     except Exception as error:  # as in `load_model`
-        raise RunError(f"{path} holds no run of this suite ({_reason(error)})") from None
+        raise RunError(f"{path} holds no run of this suite ({first_line(error)})") from None
     before = {**defaults, **content["arguments"]}
     names = [name for name in arguments if name not in FREE and before.get(name) != arguments[name]]
     lines = {name: f"--{name} was {before.get(name)}, is {arguments[name]}" for name in names}
@@ -181,10 +181,6 @@ def load_run(
 
 
 # ------------------------------------------------------------------------------------------------ distrust
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _checked_archive(file: IO[bytes]) -> IO[bytes]:

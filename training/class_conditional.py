@@ -21,21 +21,17 @@ from common.console import (
     values_from_call,
 )
 from common.limits import MOST_WEIGHTS
-from common.machine import pick_amp
 from datasets import sources
 from datasets.image_folder import class_folders
 from datasets.image_set import ImageSet
 from figures.images import (
     N_PROCESS,
     data_figure,
-    draw_animations,
     draw_completions,
-    draw_grids,
     draw_mixtures,
     first_of_each,
     process_figures,
     real_rows,
-    sample_weights,
 )
 from networks import fc
 from reporting.log_files import FEW, MOST_COLUMNS, shown_classes
@@ -45,15 +41,16 @@ from training.arguments import (
     add_method_arguments,
     add_running_arguments,
     add_sampler_arguments,
+    new_model,
     process_of,
     refuse_useless,
     sampler_as_asked,
     settings_of,
 )
-from training.checkpoint import NETWORKS, build
+from training.checkpoint import NETWORKS
+from training.pictures import draw_at_each_weight, draw_without_classes
 from training.settings import Plan, Spec
 from training.trainer import Trainer
-from training.unconditional import draw_without_classes
 
 
 def training_parser(doc: str | None, datasets: list[str], **defaults: Any) -> argparse.ArgumentParser:
@@ -171,8 +168,7 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
         args.n_classes = len(class_folders(args.data_dir / "train"))
     device = processes.start(args.device)
     spec = spec_of(parser, args)
-    torch.manual_seed(args.seed)  # the first weights; everything after has generators of its own
-    ddpm = build(spec, device, pick_amp(args.amp, device))
+    ddpm = new_model(spec, args, device)
     sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")  # refuses what is impossible
 
     shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
@@ -215,18 +211,8 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
     classes = shown_classes(val_set.n_classes, args.show_classes)
     names = [val_set.class_names[k] for k in classes]
     real = real_rows(val_set, args.n_samples, classes)
-    for w in args.g_weight:
-        if not run.missing(*run.sample_names(w, animate)):
-            continue
-        drawn = sample_weights(
-            sampler, args.n_samples, val_set.n_classes, classes, [w], seed, animate, report(f"samples, w = {w:g}")
-        )
-        y, steps = drawn[w]
-        draw_grids(run.log_dir, {w: y}, real, names, mark)
-        run.watch.lap("grids")
-        if animate:
-            draw_animations(run.log_dir, {w: steps}, sampler.recorded_times(), names, mark)
-            run.watch.lap("animations")
+    conditions = torch.eye(val_set.n_classes)[classes]
+    draw_at_each_weight(run, sampler, conditions, args.g_weight, args.n_samples, real, names, animate)
     if run.missing(run.model_path().name):
         run.save_model()
     if run.missing("forward_process.png", "backward_process.png"):

@@ -14,6 +14,7 @@ from common.files import stands_at, try_lock, write_csv, write_json
 from common.machine import environment
 from ddpm import DDPM
 from figures.curves import plot_curves
+from networks import count_parameters
 from reporting.log_files import CAPTIONS
 from reporting.page import write_report
 from reporting.reader import Folder, Unreadable
@@ -44,7 +45,7 @@ def config_of(about: About, settings: Settings, ddpm: DDPM, train_set: DataSet, 
             "classes": train_set.class_names,
             "dequantised": settings.dequantise,
         },
-        "n_parameters": sum(p.numel() for p in ddpm.nn_model.parameters()),
+        "n_parameters": count_parameters(ddpm.nn_model),
         "spec": about.spec,
         "expected": about.expected,
     }

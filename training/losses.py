@@ -8,6 +8,7 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
+from common.console import one_line
 from ddpm import DDPM
 from training.data_set import DataSet
 from training.processes import gathered
@@ -117,8 +118,7 @@ def compiled_losses(
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # compilers fail in many ways: none installed, too old, a bug
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
-        say(f"torch.compile does not work here ({type(error).__name__}: {reason}): going on without it")
+        say(f"torch.compile does not work here ({one_line(error)}): going on without it")
     ddpm.nn_model.load_state_dict(before)
     ddpm.nn_model.zero_grad(set_to_none=True)
     return losses

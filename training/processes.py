@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.console import CallError, RunError, one_line
+from common.console import CallError, RunError, one_line, status_of
 from common.machine import pick_device
 from ddpm import DDPM
 
@@ -80,10 +80,8 @@ def together() -> Iterator[None]:
             raise
         if isinstance(error, getattr(dist, "DistError", ())) or "gloo" in str(error):
             message = f"another process of this run has ended, and this one cannot go on alone ({one_line(error)})"
-        elif isinstance(error, OSError):
-            message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        elif isinstance(error, RunError):
-            message = str(error)
+        elif isinstance(error, (OSError, RunError)):
+            message = status_of(error)[1]
         else:
             print(f"rank {rank_here}:", file=sys.stderr, flush=True)
             raise

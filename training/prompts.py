@@ -12,8 +12,9 @@ from datasets.clip import Clip
 from datasets.context import ContextSet, load_images, root_of, with_context
 from datasets.encoders import Attributes, Encoder, beside
 from figures.grids import plot_grid
-from figures.images import N_PROCESS, draw_animations, draw_grids, process_figures, sample_weights
+from figures.images import N_PROCESS, process_figures
 from figures.similarity import similarity_figure
+from training.pictures import draw_at_each_weight
 from training.trainer import Trainer
 
 N_UNCONDITIONAL = 16  # images without context at the end
@@ -62,17 +63,7 @@ def draw_prompt_run(
     final, seed, report, mark = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress, run.mark()
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     real = nearest_images(train_set, vectors, args.n_samples)
-    for w in args.g_weight:
-        if not run.missing(*run.sample_names(w, animate)):
-            continue
-        what = report(f"samples, w = {w:g}")
-        drawn = sample_weights(run.averaged, args.n_samples, vectors.shape[1], vectors, [w], seed, animate, what)
-        y, steps = drawn[w]
-        draw_grids(run.log_dir, {w: y}, real, prompts, mark)
-        run.watch.lap("grids")
-        if animate:
-            draw_animations(run.log_dir, {w: steps}, run.averaged.recorded_times(), prompts, mark)
-            run.watch.lap("animations")
+    draw_at_each_weight(run, run.averaged, vectors, args.g_weight, args.n_samples, real, prompts, animate)
     if run.missing(run.model_path().name):
         run.save_model()
     if run.missing("forward_process.png", "backward_process.png"):

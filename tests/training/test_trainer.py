@@ -23,7 +23,7 @@ from datasets.sources import load
 from ddpm import DDPM
 from figures.grids import plot_grid
 from figures.images import real_rows
-from training import checkpoint, class_conditional, trainer
+from training import checkpoint, pictures, trainer
 from training.ema import MovingAverage
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
@@ -186,7 +186,7 @@ def test_signals_save_and_tell_how_to_go_on(quick, signal_at, tmp_path, capsys, 
 
 def test_pictures_that_are_done_stand_for_the_next_start(train, whole_run, tmp_path, monkeypatch):
     """A signal after each grid: a run that never has time for more than one still gets to its end, and to its pictures."""
-    log_dir, draw_grids, drawn = tmp_path / "log", class_conditional.draw_grids, []
+    log_dir, draw_grids, drawn = tmp_path / "log", pictures.draw_grids, []
 
     def draw_one(folder, samples, *more):
         draw_grids(folder, samples, *more)
@@ -195,7 +195,7 @@ def test_pictures_that_are_done_stand_for_the_next_start(train, whole_run, tmp_p
 
     monkeypatch.setenv("DDPM_STOPPED", str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
-        patch.setattr(class_conditional, "draw_grids", draw_one)
+        patch.setattr(pictures, "draw_grids", draw_one)
         for _ in range(4):
             assert train(log_dir, "--resume auto") == 128 + signal.SIGTERM
             assert (tmp_path / "stopped").read_text() == "SIGTERM"  # it got on
@@ -203,8 +203,8 @@ def test_pictures_that_are_done_stand_for_the_next_start(train, whole_run, tmp_p
     assert drawn == [(2, 0), (2, 1), (3, 0), (3, 1)]
     assert train(log_dir, "--resume auto") == 0
     assert_same_training(whole_run, log_dir)
-    pictures = [file.name for file in whole_run.iterdir() if file.suffix in (".png", ".gif")]
-    for name in set(pictures) - {"loss.png"}:
+    made = [file.name for file in whole_run.iterdir() if file.suffix in (".png", ".gif")]
+    for name in set(made) - {"loss.png"}:
         assert (log_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
 
 
