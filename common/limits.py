@@ -44,7 +44,7 @@ SPEC = {
     "size": WHOLE["im_height"][1],
     "input_dim": 3 * WHOLE["im_height"][1] ** 2,
 }
-MOST_OTHER = 4096  # of what a recipe holds besides
+MOST_OTHER = 4096  # any other number in a recipe
 
 
 def too_large(arguments: dict[str, Any]) -> str | None:

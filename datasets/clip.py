@@ -20,7 +20,7 @@ from common.console import CallError, RunError, one_line
 from datasets.image_files import decode
 
 MODEL, WEIGHTS = "ViT-B-32-quickgelu", "openai"
-RANDOM = "random"  # weights that nobody trained, the same at every start: to try everything out without a download
+RANDOM = "random"  # untrained weights, the same at every start: to try everything out without a download
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # if the model names no others
 
 

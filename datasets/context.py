@@ -63,8 +63,8 @@ def load_images(
 
 
 def with_context(image_set: ImageSet, files: list[Path], encoder: Encoder, data_dir: Path, train: bool) -> ContextSet:
-    """Images (of `load_images`) with their vectors, from the cache context_<split>_<encoder>.npz beside them if that is
-    of these files and this encoder."""
+    """Images (of `load_images`) with their vectors. These are read from the cache context_<split>_<encoder>.npz beside the
+    images, or computed and written there if it is not of these files and this encoder."""
     split = "train" if train else "test"
     cache = cache_file(root_of(image_set.name, data_dir), f"context_{split}_{encoder.name}.npz")
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

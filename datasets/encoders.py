@@ -1,4 +1,5 @@
-"""Encoders: pictures and texts as context vectors of one space, so that a model trained on the first obeys the second.
+"""Encoders: pictures and texts become context vectors in one space. A model trained on the vectors of pictures then obeys
+those of texts.
 
     class Encoder                       name, dimension D
         encode_images(files)            image files -> float32 [N, D]

@@ -1,12 +1,12 @@
-"""Time steps that fit a model: placed where its own trajectories bend.
+"""Few time steps that fit a model: they are placed where its own trajectories bend.
 
     [DDIM]    Song, Meng, Ermon 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502
     [Watson]  Watson et al. 2021, "Learning to Efficiently Sample from Diffusion Probabilistic Models", arXiv:2106.03802
 
 A sampler with few steps makes an error in every step, since the predicted x_0 changes on the way. How much it changes, and
 at which t, depends on the data and on the network. So it is measured. A few images are drawn in GRID steps; this costs as
-much as drawing them once. From the x_i and the predictions on this way follows, without another call of the network, the
-error of one long step of DDIM from any time i to any earlier time j:
+much as drawing them once. The x_i and the predictions on this way give, without another call of the network, the error of one
+long step of DDIM from any time i to any earlier time j:
 
     E(i, j) = mean square of (DDIM step from x_i to time j) - x_j
 

@@ -73,7 +73,7 @@ class ModelChecks:
             self.classifiers.look_at(check)
 
     def data(self, check: Check, train: bool) -> DataSet:
-        """The images or points of a run. RunError or ValueError if they are not to be had."""
+        """The images or points of a run. RunError or ValueError if they cannot be loaded."""
         settings, arguments = check.settings, check.settings.config["arguments"]
         name = str(arguments.get("dataset"))
         key = str((name, settings.class_names, arguments.get("data_class"), settings.height, settings.channels, train))
@@ -137,7 +137,7 @@ def _load(check: Check, name: str, amp: torch.dtype | None = None, device: str =
 
 
 def _amp(check: Check, kind: str = "cpu") -> torch.dtype | None:
-    """The arithmetic of the run, if this machine has it: emulated it would take long, and is as close as float32 is."""
+    """The arithmetic of the run, if this machine has it. Emulated, it would be slow and no closer than float32."""
     config = {**check.settings.config, **(check.settings.config.get("resumed") or [{}])[-1]}
     asked = str(config.get("precision", "")).startswith("bf16")
     here = kind != "cpu" or pick_amp("auto", torch.device("cpu"))

@@ -31,7 +31,7 @@ def write_measured(
 ) -> None:
     """Add a row for samples of a run to metrics.json in log_dir, and one for true points, to compare it with.
 
-    measured, of_data: what `measure` says of either.
+    measured, of_data: the results of `measure` for the samples and for true points.
     """
     model = os.path.relpath(run.model_path(), log_dir)
     about = {"command": command_line(), "device": device_name(run.device), "model": model}

@@ -75,7 +75,7 @@ def measure_prompts(ddpm: DDPM, content: dict[str, Any], args: argparse.Namespac
 
 
 def look_of(encoder: Encoder, ddpm: DDPM, content: dict[str, Any], args: argparse.Namespace) -> tuple[Look, str]:
-    """What makes vectors of samples, and its name."""
+    """The function that computes vectors of samples, and its name."""
     if isinstance(encoder, Clip):
         clip = encoder
 
@@ -150,7 +150,7 @@ def train(network: Regressor, train_set: ContextSet) -> None:
 
 @torch.inference_mode()
 def predict(network: Regressor, y: Tensor) -> Tensor:
-    """The vectors that the regressor sees in images and their mirror images, on the CPU."""
+    """The regressor's vectors of images, each averaged with that of the mirror image, on the CPU."""
     network.eval()
     device = next(network.parameters()).device
     parts = [(network(part) + network(part.flip(3))).cpu() / 2 for part in y.to(device).split(AT_ONCE)]

@@ -12,31 +12,7 @@ alphaBars[0] = 1, alphaBars[t] = alpha_1 ... alpha_t. (Where a sheet counts t fr
 The classes of two sheets that do so are sheets.likelihood.DDPM and sheets.animals.Diffusion.
 Images are float in [-1, 1]: after `transforms.ToTensor()` they need `transforms.Normalize(0.5, 0.5)`.
 
-Every line of this table is run by tests/test_sheets.py. There ddpm is a DDPM with T = ddpm.n_timesteps, x0 a batch
-[N, *size], t int64 [N] (or one int) in 1..T, noise like x0, c [N, n_classes], shape = (N, *size), y and ymask as
-`DDPM.complete_image` takes them.
-
-| name in a sheet | in this suite | what it is |
-|---|---|---|
-| `ddpm_schedule` | `DDPM.ddpm_schedule(beta1, beta2, T)` | dict of tables over time, each [T + 1] |
-| `betas` | `ddpm.sqrt_beta_t ** 2` | [T + 1], 0 at t = 0 |
-| `alphas` | `ddpm.alpha_t` | [T + 1], 1 at t = 0 |
-| `alphaBars`, `alphas_cumprod` | `ddpm.alpha_bar_t` | [T + 1], 1 at t = 0 |
-| `sample_xt` | `sample_xt(x0, t, noise, ddpm.alpha_bar_t)` | x_t with the noise given; this file |
-| `q_sample`, `q` | `ddpm.q_sample(x0, t, noise)` | the same from a DDPM's own tables |
-| `q_posterior` | `ddpm.q_posterior(x0, x_t, t)` | mean and variance of q(x_{t-1} given x_t, x_0) |
-| `reverse_q`, `p_sample` | `ddpm.p_sample(x_t, 3)` | one reverse step, x_{t-1} drawn; one t for all samples |
-| `p_sample_loop` | `ddpm.reverse_process(x_T, T)[0]` | all reverse steps from given noise |
-| `sample(shape)` | `ddpm.sample(shape[0], shape[1:], classes=None)[0]` | all reverse steps from new noise |
-| `sample(ddpm, n, classes)` | `sample(ddpm, 2, classes=[3, 8])` | n of each class; this file |
-| `p_loss`, `p_losses` | `ddpm.training_losses(x0, c, t, noise).mean()` | the loss at given t and noise, a scalar |
-| `loss`, `forward` | `ddpm(x0, c)` | the training loss, t, noise and dropped classes drawn; a scalar |
-| `negative_elbo` | `ddpm.negative_elbo(x0)` | the simplified objective of each sample, [N] |
-| `elbo`, L_0 .. L_T | `ddpm.variational_bound(x0, decoder="gaussian").terms` | the full bound, [N, T + 1] nats |
-| `complete_image` | `ddpm.complete_image(y, ymask)` | a sample whose known pixels are those of y |
-| `get_context_mask` | `get_context_mask(len(c), 0.1) * c` | zeroes dropped rows of c, as `ddpm.draw` does; this file |
-| `train` | `train(ddpm, loader, 1, optim, "cpu")` | without classes; this file |
-| `train_classconditional` | `train_classconditional(ddpm, loader, 1, optim, "cpu")` | with classes; this file |
+docs/sheet_names.md has all names of the sheets, and what this suite calls them.
 """
 
 from __future__ import annotations

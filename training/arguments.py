@@ -20,7 +20,7 @@ from training.settings import About, Settings, Spec
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
-    """How any training script trains: schedule, loss, moving average, seed; and what can be done with images only."""
+    """Options of every training script: schedule, loss, moving average, seed; with `images` also mirroring."""
     add = parser.add_argument_group("method").add_argument
     add("--schedule", choices=list(SCHEDULES), default="linear", help="noise schedule")
     beta = in_range(0, 1, open_ends=True)
@@ -35,14 +35,14 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:
-    """How any training script runs: resuming, device, precision, compiler."""
+    """Options of every training script: resuming, memory, device, precision, compiler."""
     add = parser.add_argument_group("running").add_argument
     text = (
         "go on from the checkpoint in the log folder, if there is one; auto: also if it is damaged (it is kept under "
         "another name, and the run begins again)"
     )
     add("--resume", nargs="?", choices=["no", "yes", "auto"], default="no", const="yes", help=text)
-    text = "write a checkpoint at least this often, so that a computer that fails costs no more"
+    text = "write a checkpoint at least this often: a computer that fails costs no more training than that"
     add("--checkpoint_every", type=in_range(0, 1e9), default=300, metavar="SECONDS", help=text)
     text = "compute the gradient of a batch in N parts one after the other, which takes less memory"
     add("--accumulate", type=at_least(1, 10**6), default=1, metavar="N", help=text)
@@ -99,7 +99,7 @@ def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, place
 
 
 def sampler_in_words(args: argparse.Namespace) -> list[str]:
-    """What differs from Algorithm 2 in all steps."""
+    """How samples are drawn, in words for a title; nothing for Algorithm 2 in all steps."""
     words = [args.sampler, f"{args.n_steps} steps" if args.n_steps else None]
     return [word for word in [*words, args.placement and f"placed by {args.placement}"] if word]
 
@@ -107,7 +107,7 @@ def sampler_in_words(args: argparse.Namespace) -> list[str]:
 def refuse_useless(
     parser: argparse.ArgumentParser, args: argparse.Namespace, options: Mapping[str, Sequence[str]]
 ) -> None:
-    """CallError if the call changes an option that its network does not have.
+    """CallError if the call changes an option that has no effect on its network.
 
     options: for each choice of --network, the names of those of its options that not all networks have.
     """
@@ -118,7 +118,7 @@ def refuse_useless(
 
 
 def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `DDPM` that any training script has. CallError if a beta is changed that does nothing."""
+    """The arguments of `DDPM` that every training script has. CallError if a beta is given that has no effect."""
     for name in ("beta1", "beta2"):
         if args.schedule == "cosine" and getattr(args, name) != parser.get_default(name):
             raise CallError(f"--{name} does nothing for --schedule cosine: leave it out, or take linear")

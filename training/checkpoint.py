@@ -145,10 +145,10 @@ def load_run(
     class_names: Sequence[str],
     encoder: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The content of the checkpoint.pt of a run that is resumed, and a line for each change that a run may have.
+    """The content of the checkpoint.pt of a run that is resumed, and a line for each change that is allowed.
 
-    arguments, train_images, arithmetic, last_step, class_names: of the run as it is asked for now. defaults: what an
-    option that the file does not know was, before there was such an option. encoder: recipe of that of a run on context
+    arguments, train_images, arithmetic, last_step, class_names: of the run as it is asked for now. defaults: values of
+    options that are not in the file because it is older than they are. encoder: its recipe, if the run has context
     vectors.
     CallError that names the difference if the file is another run's, or further than the run is to go.
     """

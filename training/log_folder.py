@@ -66,11 +66,11 @@ class LogFolder:
     With `resume` the folder is taken as it stands. Otherwise a run that it holds is first set aside: as `<name>_old1`,
     `<name>_old2`, ... beside it; or, where the folder itself is not ours to rename (a link, a mount point, the working
     directory, a parent that cannot be written), as `old1`, `old2`, ... in it, the run's own files only. A run that never
-    made a step is not kept. asked: was the run to go on (--resume), and nothing was there?
+    made a step is not kept. asked: whether --resume was given (then no advice to give it is printed).
     CallError if another process is training there, if the path is no folder, or if it is a stranger's.
     """
 
-    gone = False  # was it moved away from the run?
+    gone = False  # whether the folder was moved away while the run writes into it
 
     def __init__(self, path: Path, resume: bool, asked: bool = False):
         self.path = path

@@ -1,8 +1,8 @@
 """Several processes that train one model together: each takes its rows of every batch, and rank 0 alone does the rest.
 
 torchrun starts them, or srun (cluster/job.sh); both set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
-PyTorch's distributed package does the work. Rank 0 validates, draws, writes and prints (`led`); meanwhile the others
-compute their rows of what it asks the network (`share`). A process alone is rank 0 of 1, and nothing here does anything
+PyTorch's distributed package does the work. Rank 0 validates, draws, writes and prints (`led`). Meanwhile the others
+compute their rows of each network pass (`share`). A single process is rank 0 of 1, and these functions change nothing
 for it.
 """
 
@@ -27,7 +27,7 @@ from common.machine import pick_device
 from ddpm import DDPM
 
 Result = TypeVar("Result")
-PATIENCE = 5  # seconds that a process waits before it ends because of rank 0: a launcher then ends rank 0 too
+PATIENCE = 5  # seconds in which rank 0 can print its error: when another process ends, the launcher ends rank 0 too
 
 
 def count() -> int:
@@ -156,7 +156,7 @@ class Losses(nn.Module):
 def shared_losses(
     ddpm: DDPM, losses: Callable[..., torch.Tensor], say: Callable[[str], None]
 ) -> Callable[..., torch.Tensor]:
-    """`losses`, a function of the rows of this process, such that gradients are means over all processes."""
+    """`losses`, of the rows of this process, with gradients that are averaged over all processes."""
     if count() == 1:
         return losses
     normalised = [module for module in ddpm.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -189,7 +189,7 @@ def share_buffers(network: nn.Module) -> None:
 
 # ------------------------------------------------------------------------------------------------ led by rank 0
 
-END, PLAIN, FAST = range(3)  # what rank 0 wants: nothing any more, or a pass through the network or its faster copy
+END, PLAIN, FAST = range(3)  # what rank 0 asks for: the end, a pass through the network, or one through its faster copy
 
 
 def led(work: Callable[[], Result], ddpm: DDPM | None = None) -> Result:
@@ -265,7 +265,7 @@ class SharedDDPM(DDPM):
     """
 
     kind = PLAIN
-    helped = False  # do the other processes wait for rows to compute? Otherwise each runs the network alone
+    helped = False  # whether the other processes wait for rows to compute; otherwise each runs the network alone
 
     def fast_copy(self, gradients: bool = False) -> DDPM:
         fast = super().fast_copy(gradients)
@@ -287,7 +287,7 @@ class _FastDDPM(SharedDDPM):
 
 
 def share(ddpm: DDPM) -> DDPM:
-    """The same model, with whose network all processes help rank 0. A process alone gets `ddpm` itself."""
+    """A copy of the model whose network runs on all processes. A single process gets `ddpm` itself."""
     if count() == 1:
         return ddpm
     shared = copy.copy(ddpm)

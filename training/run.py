@@ -28,15 +28,18 @@ from training.settings import About, Plan, Settings
 from training.signals import Stop
 from training.stopwatch import Stopwatch
 
-FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)  # before, it refused some strides
+FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (
+    2,
+    5,
+)  # older ones fail for some memory layouts
 
 
 class Diverged(RunError):
-    """The weights are worth nothing any more: they are not saved."""
+    """The training diverged. Its weights are not saved."""
 
 
 class Run:
-    """What is there of a run between two of its steps. `Trainer` takes the steps; functions that draw see this part.
+    """The state of a run between two steps, and its files. `Trainer` takes the steps; functions that draw use this part.
 
     Of several processes only rank 0 calls what writes files.
 
@@ -82,7 +85,7 @@ class Run:
         self.meter = LossMeter(ddpm.n_timesteps)  # since the last row
         self.stop, self.watch = Stop(), Stopwatch()
         self.stopped_by = 0  # the signal that stops the run
-        self.updating = False  # in the middle of a step, when the weights are of no step
+        self.updating = False  # during a step, when the weights belong to neither the last step nor the next
         self.sets, self.set_seconds = 0, 0.0  # of pictures that this process has drawn
         self.redraw = False  # pictures that are there already
         self.drawing = self.drawn = False  # see `missing`
@@ -90,7 +93,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------ checkpoint and model
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take up the run whose checkpoint holds this. RunError if its weights do not fit."""
+        """Continue the run whose checkpoint has this content. RunError if its weights do not fit."""
         path, optimizer = self.checkpoint_path, content["optimizer"]
         checkpoint.load_weights(self.ddpm.nn_model, content["model"], path)
         checkpoint.load_weights(self.averaged.nn_model, content["average"], path)
@@ -124,7 +127,7 @@ class Run:
         checkpoint.save(self.model_path(), {**self.origin(), "model": self.averaged.nn_model.state_dict()})
 
     def origin(self) -> dict[str, Any]:
-        """What both kinds of file say of the model that they hold."""
+        """What checkpoint.pt and the model files say about their model."""
         return {
             "spec": self.about.spec,
             "arguments": self.about.arguments,
@@ -146,8 +149,8 @@ class Run:
     def missing(self, *names: str) -> bool:
         """For `draw`: whether these files of the present step still have to be made.
 
-        A process that takes up a run at this step leaves alone those that are newer than its checkpoint: so a job that
-        is shorter than its pictures gets on.
+        A process that resumes the run at this step keeps the files that are newer than its checkpoint. So even a job
+        whose time limit is too short for all pictures makes progress.
         """
         self.drawn = self.drawn or self.drawing  # the files that were asked for before are there now
         paths = [self.log_dir / name for name in names]
@@ -157,7 +160,7 @@ class Run:
         return self.drawing
 
     def heed_signals(self) -> None:
-        """For `draw`, while pictures are made: the checkpoint of this moment stands, and resuming makes the rest."""
+        """For `draw`, while pictures are made: end the run if a signal came. The checkpoint is written; --resume draws the rest."""
         self.stopped_by = self.stopped_by or self.stop.number
         if self.stopped_by:
             self.leave()

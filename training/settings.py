@@ -1,4 +1,4 @@
-"""What a training run is given: what the loop needs, how long it runs, and what it only writes down."""
+"""The inputs of a training run: what the loop needs, how long it runs, and what it only writes down."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Trainer(Run):
         processes.led(work, self.averaged)
 
     def save_before_the_end(self, error: Exception) -> None:
-        """The run ends by an error: save the steps that no checkpoint holds, if they are worth it and it can be done."""
+        """After an error: save the steps that no checkpoint holds yet, if the weights are good and the file can be written."""
         lost = isinstance(error, Diverged) or self.folder.gone or self.updating or processes.count() > 1
         if self.step != self.saved_step and not lost:
             with contextlib.suppress(Exception):  # the disk may be full, the GPU lost, the loss no number
@@ -92,14 +92,14 @@ class Trainer(Run):
                 self.save_checkpoint()
 
     def begin(self) -> None:
-        """Open the log folder, and take up the run that stands there if that is asked for."""
+        """Open the log folder, and continue the run in it if --resume asks for that."""
         content = processes.led(self.open_folder)
         self.resumed = content is not None
         if content is not None:
             self.restore(content)
 
     def prepare(self) -> None:
-        """Make the loss that training takes: compiled, if that is wanted, and shared by all processes."""
+        """Prepare the training loss: compiled, if that is wanted, and shared by all processes."""
         if self.settings.compile == "on" or (self.settings.compile == "auto" and self.device.type == "cuda"):
             y, c = self.train_set.batch(torch.arange(self.batch_size))
             self.training_losses = compiled_losses(self.ddpm, y, c if self.takes_classes else None, self.say)
@@ -143,7 +143,7 @@ class Trainer(Run):
         return content
 
     def first_files(self) -> None:
-        """What the log folder holds before the first step; of a resumed run also the pictures that it still lacks."""
+        """Write what the log folder holds before the first step; for a resumed run also the pictures that are missing."""
         config = config_of(self.about, self.settings, self.ddpm, self.train_set, self.val_set)
         self.folder.write_config(config, resumed_at=self.step if self.resumed else None)
         self.folder.write_metrics(self.history)
@@ -153,8 +153,8 @@ class Trainer(Run):
         left = self.ddpm.alpha_bar_t[-1].item()
         if left > MOST_LEFT and not self.resumed:
             self.say(
-                f"alpha_bar_T = {left:.2g}: x_T keeps {left**0.5:.0%} of the image, where sampling begins with pure noise: "
-                "samples will be poor. Take --schedule cosine, or more --n_timesteps"
+                f"alpha_bar_T = {left:.2g}: x_T still holds {left**0.5:.0%} of the image, but sampling begins with pure "
+                "noise, so samples will be poor. Try --schedule cosine, or more --n_timesteps"
             )
         if self.step == self.plan.last_step:
             self.redraw = self.settings.resume == "yes"
@@ -206,7 +206,7 @@ class Trainer(Run):
         self.stopped_by, self.checkpoint_due = processes.most([self.stop.number, int(due)])
 
     def check_losses(self) -> None:
-        """Take in the losses of the latest steps. RunError if one is not finite."""
+        """Add up the losses since the last check. RunError if one is not finite."""
         if not self.meter.pending:
             return
         means = self.meter.collect()  # [steps]
@@ -217,7 +217,7 @@ class Trainer(Run):
         self.progress(f"loss {means[-1]:.4f}")
 
     def after_step(self) -> None:
-        """What the present step leaves behind: a row of metrics, a checkpoint, pictures. After a signal the run ends."""
+        """Write what is due after the present step: a row of metrics, a checkpoint, pictures. After a signal the run ends."""
         if self.plan.row_due(self.step):
             self.end_row()
         elif self.checkpoint_due:

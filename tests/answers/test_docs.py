@@ -17,6 +17,7 @@ from answers_text import ANSWERS, PAGES, ROOT, displays, formulas, links, sectio
 
 from common.console import run_script
 from datasets import sources
+from reporting.log_files import CAPTIONS
 
 ROOMS = ["common", "sheets", "networks", "diffusion", "datasets", "reporting", "figures", "training", "evaluation"]
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -99,6 +100,14 @@ def test_the_map_names_every_file_and_no_other():
     tracked = {str(file.relative_to(ROOT)) for room in ROOMS for file in ROOT.glob(f"{room}/*.py")}
     tracked |= {file.name for file in ROOT.glob("*.py")}
     assert named == {name for name in tracked if not name.endswith("__init__.py")}
+
+
+# ------------------------------------------------------------ docs/log_folder.md
+
+
+def test_the_table_of_the_log_folder_names_every_figure():
+    text = (ROOT / "docs" / "log_folder.md").read_text(encoding="utf-8")
+    assert not [name for name in CAPTIONS if f"`{name}" not in text]
 
 
 # ------------------------------------------------------------ docs/adding_a_dataset.md
