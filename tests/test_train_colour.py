@@ -132,7 +132,8 @@ def test_cifar100_trains_on_all_classes_and_shows_ten(hundred):
     assert {"data.png", "forward_process.png", "backward_process.png", "inpainting.png", "mixture.png"} <= names
     for name in ("data.png", "generated_images_epoch1_guidance_weight1.png", "forward_process.png"):
         assert imageio.imread(hundred / name).shape[1] < 1000
-    assert len(imageio.mimread(hundred / "animation_epoch1_guidance_weight1.gif")) == 3  # the states after its three steps
+    frames = imageio.mimread(hundred / "animation_epoch1_guidance_weight1.gif")
+    assert len(frames) == 3  # the states after its three steps
     assert imageio.imread(hundred / "animation_epoch1_guidance_weight1.gif").shape[1] < 500
 
 
