@@ -47,7 +47,7 @@ from evaluation.prompts import prompt_figure
 from evaluation.reference import finite, try_model
 from evaluation.to_complete import to_complete
 from figures.grids import plot_gif, plot_grid, plot_groups
-from figures.images import inpainting_figure, mixture_figure, sample_weights
+from figures.images import FEW_STEPS, inpainting_figure, mixture_figure, sample_weights
 from reporting.log_files import shown_classes
 from reporting.page import write_report
 from training import checkpoint, processes
@@ -60,7 +60,7 @@ from training.arguments import (
 
 # The options of each mode and their defaults. None: without this option the mode does something else.
 COMPLETION = {
-    **{"mask": None, "method": "mean", "scale": 1.0, "invert": False},
+    **{"mask": None, "method": "input", "scale": 1.0, "invert": False},
     **{"n_resample": None, "jump_length": inpainting.JUMP_LENGTH},
 }
 MODES: dict[str, dict[str, Any]] = {
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("options of --inpaint").add_argument
     add("--mask", help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)")
-    add("--method", choices=inpainting.METHODS, help="mean (the default, fastest), input, or repaint (slowest)")
+    add("--method", choices=inpainting.METHODS, help="input (the default), mean (fastest), or repaint (slowest)")
     add("--scale", type=in_range(0, 1e6), help="strength of the correction by the methods mean and input (1)")
     add_resampling_arguments(add)
     add("--invert", action="store_true", default=None, help="use negatives: for dark ink and a model of white digits")
@@ -122,7 +122,9 @@ def parse_arguments() -> argparse.Namespace:
     if named and len(args.models) > 1:
         raise CallError(f"--{named[0]} takes one model, not {len(args.models)}")
     args.mode = named[0] if named else "grid" if len(args.models) == 1 else "comparison"
-    args.n_resample_used = args.n_resample or inpainting.N_RESAMPLE[args.method or "mean"]
+    if args.mode == "inpaint" and not any((args.method, args.n_steps, args.n_resample, args.jump_length)):
+        vars(args).update(inpainting.BEST, n_steps=FEW_STEPS)  # fewer, of a model that has fewer
+    args.n_resample_used = args.n_resample or inpainting.N_RESAMPLE[args.method or "input"]
     useless = {
         "scale": args.method == "repaint",
         "jump_length": args.n_resample_used == 1,
@@ -297,6 +299,8 @@ def load(file: Path, device: torch.device, args: argparse.Namespace) -> Model:
     ddpm, content = checkpoint.load_model(file, device, pick_amp("auto", device), args.raw)
     if len(args.models) == 1:
         ddpm = processes.share(ddpm)
+    if args.mode == "inpaint" and args.n_steps == FEW_STEPS:
+        args.n_steps = min(FEW_STEPS, ddpm.n_timesteps)
     sampler = sampler_as_asked(ddpm, args.sampler, args.n_steps, args.placement)
     size = ddpm.sample_size()
     if len(size) != 3 or size[0] not in (1, 3):

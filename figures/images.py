@@ -11,6 +11,7 @@ import torch
 
 from datasets.image_set import ImageSet, to_float
 from ddpm import DDPM
+from diffusion import inpainting
 from diffusion.inpainting import mask_named
 from diffusion.noise import SharedNoise
 from figures.curves import new_figure, plain_axes, write_figure
@@ -105,19 +106,15 @@ def draw_animations(
 def draw_completions(
     log_dir: Path, ddpm: DDPM, real_set: ImageSet, mark: str, seed: int, progress: Report = None
 ) -> None:
-    """inpainting.png: the first images of a set, one half of each hidden and completed, without a class.
-
-    docs/results.md says which method completes most of them to their true class; it is the one used here.
-    """
+    """inpainting.png: the first images of a set, one half of each hidden and completed, without a class."""
     images = to_float(real_set.images[: len(HIDDEN)]).cpu()
     hidden = HIDDEN[: len(images)]
     masks = torch.cat([mask_named(name, *images.shape[2:]) for name in hidden])
     few = ddpm.respaced(min(FEW_STEPS, ddpm.n_timesteps))
     generator = torch.Generator(ddpm.device).manual_seed(seed)
-    completed = few.complete_image(
-        images, masks, method="input", n_sample=5, n_resample=10, jump_length=5, generator=generator, progress=progress
-    )
-    how = f"method input, n_resample 10, jump_length 5, {few.n_timesteps} steps, no class"
+    completed = few.complete_image(images, masks, n_sample=5, **inpainting.BEST, generator=generator, progress=progress)
+    how = ", ".join(f"{name} {value}" for name, value in inpainting.BEST.items())
+    how += f", {few.n_timesteps} steps, no class"
     inpainting_figure(
         log_dir / "inpainting.png",
         images,

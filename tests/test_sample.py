@@ -25,6 +25,7 @@ from datasets.class_names import parse_mixture
 from datasets.image_files import read_images
 from datasets.image_set import to_float, to_uint8
 from datasets.sources import load
+from diffusion import inpainting
 from diffusion.inpainting import mask_named
 from figures.grids import plot_groups
 from figures.images import mixture_name, real_rows
@@ -271,10 +272,10 @@ def test_test_images_are_completed(run, ddpm, data_dir, tmp_path, same):
     masks = torch.ones(6, 1, 28, 28)
     masks[:3, :, 14:] = 0
     masks[3:, :, :14] = 0
-    completed = ddpm.complete_image(images, masks, n_sample=5, generator=seeded())
+    completed = ddpm.complete_image(images, masks, n_sample=5, **inpainting.BEST, generator=seeded())
     groups = [("original", images), ("visible", images * masks), ("completed", completed)]
     heads = ["bottom hidden"] * 3 + ["top hidden"] * 3
-    title = "model_epoch3.pt, method mean, scale 1, seed 0"
+    title = f"model_epoch3.pt, method input, scale 1, n_resample 10, jump_length 5, {ddpm.n_timesteps} steps, seed 0"
     same("inpainting.png", groups, heads, title)
 
 
@@ -285,10 +286,10 @@ def test_images_are_completed_in_fewer_steps_with_resampling(run, ddpm, data_dir
     )
     images, mask = load("mnist", data_dir, train=False).images[:6].float() / 127.5 - 1, mask_named("left", 28, 28)
     completed = ddpm.respaced(4).complete_image(
-        images, mask, n_sample=1, n_resample=3, jump_length=2, generator=seeded()
+        images, mask, method="input", n_sample=1, n_resample=3, jump_length=2, generator=seeded()
     )
     groups = [("original", images), ("visible", images * mask), ("completed", completed)]
-    title = "model_epoch3.pt, method mean, scale 1, n_resample 3, jump_length 2, 4 steps, seed 0"
+    title = "model_epoch3.pt, method input, scale 1, n_resample 3, jump_length 2, 4 steps, seed 0"
     same("inpainting.png", groups, ["left hidden"] * 6, title)
 
 
