@@ -108,7 +108,9 @@ def as_path(text: str) -> Path:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's, which fails on `--option=--`, and hides an error behind twenty lines of usage."""
+    """As argparse's, which fails on `--option=--`, hides an error behind twenty lines of usage, and would print in each of
+    several processes of torchrun.
+    """
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help explains all arguments)\n")
@@ -118,6 +120,10 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.startswith("--") and word.endswith("=--"):
                 self.error(f"argument {word[:-3]}: expected a value, not --")
         return super().parse_known_args(args, namespace)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            super()._print_message(message, file)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -148,7 +148,7 @@ class Slurm:
         """Start a job that was queued again soon, and not after SLURM's two minutes. Not in the same second, in which SLURM
         would take it for the job that has ended."""
         self.wait(job, {"PENDING"})
-        time.sleep(2)
+        time.sleep(1.1)
         while self.wait(job, {"PENDING", "RUNNING"})["JobState"] == "PENDING":
             with contextlib.suppress(RuntimeError):  # while the processes of the last start still end
                 self.call("scontrol", "update", f"JobId={job}", "StartTime=now")

@@ -42,8 +42,8 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def ours(error: str) -> list[str]:
-    """The lines of stderr that our processes printed, not torchrun."""
-    return [line for line in error.splitlines() if line.startswith("train_toy.py: error: ")]
+    """The lines of stderr with errors that our processes printed, not torchrun."""
+    return [line for line in error.splitlines() if ".py: error: " in line]
 
 
 # ------------------------------------------------------------ the same result
@@ -116,11 +116,24 @@ def test_what_fails_in_one_process_ends_all_with_its_message(tmp_path):
     assert "rank 0: another process of this run has ended" in line
 
 
-def test_a_wrong_call_is_one_line(tmp_path):
-    end = launch(2, f"train_toy.py {TOY} --train_steps 1 --batch_size 63 --log_dir {tmp_path / 'log'}")
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--batch_size 63", "--batch_size 63 cannot be shared equally by 2 processes"),
+        ("--batch_sise 64", "unrecognized arguments: --batch_sise 64"),
+    ],
+)
+def test_a_wrong_call_is_one_line(tmp_path, words, message):
+    end = launch(2, f"train_toy.py {TOY} --train_steps 1 {words} --log_dir {tmp_path / 'log'}")
     (line,) = ours(end.stderr)
-    assert end.returncode and "--batch_size 63 cannot be shared equally by 2 processes" in line
+    assert end.returncode and message in line and end.stderr.count("usage: ") <= 1
     assert not (tmp_path / "log").exists()
+
+
+def test_what_all_processes_miss_is_one_line(tmp_path):
+    end = launch(2, f"sample.py {tmp_path / 'nothing.pt'}")
+    (line,) = ours(end.stderr)
+    assert end.returncode and "there is no file" in line
 
 
 # ------------------------------------------------------------ sampling and measuring

@@ -12,8 +12,10 @@ import contextlib
 import copy
 import inspect
 import os
+import signal
 import sys
 import time
+import warnings
 from datetime import timedelta
 from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
 
@@ -27,7 +29,7 @@ from common.machine import pick_device
 from ddpm import DDPM
 
 Result = TypeVar("Result")
-PATIENCE = 5  # seconds in which rank 0 can print its error: when another process ends, the launcher ends rank 0 too
+PATIENCE = 10  # seconds that the others wait before they end: a launcher ends all when the first one has ended
 
 
 def count() -> int:
@@ -70,11 +72,13 @@ def together() -> Iterator[None]:
     rank_here = int(os.environ.get("RANK", 0))
     try:
         yield
-    except CallError:
-        if rank_here:  # all have the same call: rank 0 says what is wrong with it
-            time.sleep(PATIENCE)
-            sys.exit(2)
-        raise
+    except (CallError, SystemExit) as error:
+        if not rank_here:
+            raise
+        status = 2 if isinstance(error, CallError) else int(error.code or 0)
+        if 0 < status < 128:  # no signal, which all have noticed
+            _after_rank_0()
+        sys.exit(status)  # all have the same: rank 0 says what
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise
@@ -85,7 +89,15 @@ def together() -> Iterator[None]:
         else:
             print(f"rank {rank_here}:", file=sys.stderr, flush=True)
             raise
+        if rank_here:
+            _after_rank_0()
         raise RunError(f"rank {rank_here}: {message}") from None
+
+
+def _after_rank_0() -> None:
+    """Wait before this process ends, for rank 0 may end for the same reason and say it; a launcher then ends this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # without a word
+    time.sleep(PATIENCE)
 
 
 def restarted() -> bool:
@@ -172,6 +184,7 @@ def shared_losses(
     names = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     options: Any = {"device_ids": gpu, option: False}
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of a layer with one input
     return DistributedDataParallel(Losses(ddpm, losses), **options)
 
 
@@ -231,7 +244,6 @@ def _help(ddpm: DDPM | None) -> Any:
             dist.broadcast_object_list(ended)
             if not ended[0]:
                 return ended[1]
-            time.sleep(PATIENCE)
             sys.exit(ended[0])
         assert ddpm is not None
         if kind not in models:
