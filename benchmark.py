@@ -4,16 +4,16 @@
     python benchmark.py --rounds 5 --threads 1 --json speed.json
     python benchmark.py --table speed.json                  # the table again, from the file
 
-plain       the exercise's template. Training: eager, float32, contiguous memory layout, the system's own allocator.
+plain       the exercise's template. Training: eager, float32, contiguous memory layout.
             Sampling: both halves of the guidance at any w, and a copy to the CPU after every step.
 suite       the trainer of train_mnist.py, with all that surrounds a step, and DDPM.sample
 diffusers   UNet2DModel and DDPMScheduler (pip install -r requirements-bench.txt)
 lucidrains  Unet and GaussianDiffusion of denoising-diffusion-pytorch, without classes (from the same file)
 
 Suite and plain have the network of train_mnist.py, the libraries one of about its size. The images are noise, T is 400, w
-is 0. All take turns in one process, so that a machine whose speed changes is fair to each. Shown are medians over the
-rounds; a ratio is the median of the ratios within the rounds. On one CPU thread, times are the CPU time of the process,
-which other processes disturb least.
+is 0. All take turns in one process, with the suite's setting of the allocator, so that a machine whose speed changes is
+fair to each. Shown are medians over the rounds; a ratio is the median of the ratios within the rounds. On one CPU thread,
+times are the CPU time of the process, which other processes disturb least.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def all_sides(trainer: Trainer, args: argparse.Namespace) -> dict[str, Side]:
 
 
 def seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:
-    """How long the second of two calls takes: the first one finds the buffers of another side."""
+    """How long the second of two calls takes: the first one finds the caches of another side."""
     for _ in range(2):
         start = clock()
         function()
@@ -247,6 +247,7 @@ def facts_of(name: str, side: Side, args: argparse.Namespace, device: torch.devi
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    keep_large_buffers()  # for all sides: what one of them has freed is there for the next
     device = pick_device(args.device)
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
@@ -257,7 +258,6 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for i in range(args.rounds):
         times = {}
         for name, side in sides.items():
-            keep_large_buffers(name == "suite")
             facts[name] = facts[name] if i else facts_of(name, side, args, device)
             times[name] = {"step": seconds(side.step, clock), "sample": seconds(side.sample, clock)}
         for dtype in {facts[name]["dtype"] for name in sides}:
