@@ -69,6 +69,14 @@ def test_the_numbers_of_the_table():
     assert [cell.strip() for cell in suite.split("|")[4:-1]] == ["10", "3.00", "2%", "2", "2", "2.00", ""]
 
 
+def test_the_tables_of_the_page_are_those_of_the_committed_files():
+    page, files = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8"), sorted((ROOT / "docs").glob("speed_*.json"))
+    assert files
+    for file in files:
+        assert file.name in page
+        assert speed_table(json.loads(file.read_text(encoding="utf-8"))) in page
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 @pytest.mark.parametrize("words, exit_status", [("--table other.json", 1), ("--sampling_steps 401", 2)])
 def test_wrong_calls(words, exit_status, tmp_path):
