@@ -103,7 +103,7 @@ def test_without_any_output(monkeypatch):
 
 def test_a_narrow_terminal_keeps_numbers_whole(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda: os.terminal_size((30, 20)))
+    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((30, 20)))
     live_line("epoch 3/20  loss 0.0312  12345 images/s  3 min 05 s left")
     assert capsys.readouterr().out.strip("\r ") == "epoch 3/20  loss 0.0312"
 
