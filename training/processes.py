@@ -22,6 +22,7 @@ from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from common.console import CallError, RunError, one_line, status_of
@@ -57,7 +58,18 @@ def start(device: str) -> torch.device:
     if dist.is_initialized():
         return mine
     # The timeout is for waiting while rank 0 downloads or decodes data. The end of a process is noticed at once.
-    dist.init_process_group("nccl" if mine.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    timeout = timedelta(hours=2)
+    store, rank_here, world_size = next(rendezvous("env://", timeout=timeout))
+    # torchrun --max-restarts keeps its store, and new processes would find the addresses of those that have ended.
+    # (With several nodes each counts its own restarts, so the count cannot be part of a name that all must know.)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    dist.init_process_group(
+        "nccl" if mine.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"attempt {attempt}", store),
+        rank=rank_here,
+        world_size=world_size,
+        timeout=timeout,
+    )
     if rank():
         sys.stdout = open(os.devnull, "w")
     return mine
