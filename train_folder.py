@@ -8,7 +8,14 @@
 Test images are in <data_dir>/test/<class>/ (or val); without them some of the training images are held out.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
+
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+from common.console import listen
+
+if __name__ == "__main__":
+    listen()  # before the imports that take seconds
 
 import argparse
 

@@ -18,6 +18,7 @@ import train_afhq
 import train_folder
 import train_mnist
 from diffusion import schedules
+from reporting.reader import Folder
 from training import checkpoint, class_conditional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def test_training_without_classes(tmp_path, data, network):
     ddpm, content = checkpoint.load_model(tmp_path / "log" / "model_epoch1.pt", torch.device("cpu"))
     assert ddpm.nn_model.n_classes == 0 and content["class_names"] == []
     assert imageio.imread(tmp_path / "log" / "samples_epoch1.png").std() > 10
-    check = check_log.check_folder(tmp_path / "log")
+    check = check_log.check_folder(Folder(tmp_path / "log"))
     assert check.settings.kind == "steps"
     assert not [finding for finding in check.findings if finding.level == "problem" and "missing" in finding.text]
 

@@ -71,13 +71,16 @@ class Trainer(Run):
                 while self.step < self.plan.last_step:
                     self.train_step()
                     self.look_up()
+                self.say(f"time: {self.watch}")
+                self.say(f"done: {self.log_dir / 'report.html'}")
             except Exception as error:
                 if not processes.rank():
                     self.save_before_the_end(error)
                     self.say_failed(error)
                 raise
-            self.say(f"time: {self.watch}")
-            self.say(f"done: {self.log_dir / 'report.html'}")
+            finally:
+                if not processes.rank():  # a notebook lives on, and keeps what an error's traceback leads to
+                    self.folder.log.close()
 
     def led(self, work: Callable[[], None]) -> None:
         """Let rank 0 do `work`; all processes help it with samples and losses of the averaged model."""
