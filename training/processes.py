@@ -84,7 +84,9 @@ def together() -> Iterator[None]:
     rank_here = int(os.environ.get("RANK", 0))
     try:
         yield
+        _part()
     except (CallError, SystemExit) as error:
+        _part()
         if not rank_here:
             raise
         status = 2 if isinstance(error, CallError) else int(error.code or 0)
@@ -104,6 +106,12 @@ def together() -> Iterator[None]:
         if rank_here:
             _after_rank_0()
         raise RunError(f"rank {rank_here}: {message}") from None
+
+
+def _part() -> None:
+    """Leave the others, when none waits for another: Python's end sometimes aborts what gloo's threads still hold."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _after_rank_0() -> None:
