@@ -122,8 +122,9 @@ def parse_arguments() -> argparse.Namespace:
     if named and len(args.models) > 1:
         raise CallError(f"--{named[0]} takes one model, not {len(args.models)}")
     args.mode = named[0] if named else "grid" if len(args.models) == 1 else "comparison"
-    if args.mode == "inpaint" and not any((args.method, args.n_steps, args.n_resample, args.jump_length)):
-        vars(args).update(inpainting.BEST, n_steps=FEW_STEPS)  # fewer, of a model that has fewer
+    args.best = args.mode == "inpaint" and not any((args.method, args.n_steps, args.n_resample, args.jump_length))
+    if args.best:
+        vars(args).update(inpainting.BEST)
     args.n_resample_used = args.n_resample or inpainting.N_RESAMPLE[args.method or "input"]
     useless = {
         "scale": args.method == "repaint",
@@ -299,7 +300,7 @@ def load(file: Path, device: torch.device, args: argparse.Namespace) -> Model:
     ddpm, content = checkpoint.load_model(file, device, pick_amp("auto", device), args.raw)
     if len(args.models) == 1:
         ddpm = processes.share(ddpm)
-    if args.mode == "inpaint" and args.n_steps == FEW_STEPS:
+    if args.best:
         args.n_steps = min(FEW_STEPS, ddpm.n_timesteps)
     sampler = sampler_as_asked(ddpm, args.sampler, args.n_steps, args.placement)
     size = ddpm.sample_size()

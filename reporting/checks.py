@@ -32,9 +32,8 @@ class Check:
         self.known_settings: Settings | None = None  # None: config.json does not tell them
         self.done = 0  # epochs or steps
         self.rows: list[dict[str, str]] = []
-        self.generated: dict[
-            str, np.ndarray
-        ] = {}  # grid's name -> its generated images, uint8 [rows, columns, H, W, 3]
+        # Grid's name -> its generated images, uint8 [rows, columns, H, W, 3].
+        self.generated: dict[str, np.ndarray] = {}
         self.real: tuple[str, np.ndarray] | None = None  # the real images, and the grid that shows them
         self.models: dict[str, ModelFile] = {}  # those that can be read
         self.facts: dict[str, Any] = {}  # for the table of many folders

@@ -23,15 +23,8 @@ FASTEST = 2500
 LINE = re.compile(
     r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s", re.MULTILINE
 )
-PATHS = {
-    "prompts",
-    "encoder",
-    "log_dir",
-    "data_dir",
-    "load_path",
-    "judge_dir",
-    "resume",
-}  # arguments that the command may spell in another way
+# Arguments that the command may spell in another way.
+PATHS = {"prompts", "encoder", "log_dir", "data_dir", "load_path", "judge_dir", "resume"}
 
 
 def check_arguments(check: Check) -> None:

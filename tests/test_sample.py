@@ -414,6 +414,7 @@ def test_other_modes_take_one_model(model, capsys):
         ("--batch_size 3", "--batch_size has no effect on a plain grid"),
         ("--mask top", "--mask has no effect on a plain grid"),
         ("--n_steps 9", "n_steps must be a whole number from 1 to T = 8, not 9"),
+        ("--inpaint {picture} --n_steps 50", "n_steps must be a whole number from 1 to T = 8, not 50"),
         ("--placement quadratic", "--placement needs a number of steps"),
         ("--n_steps 4 --sampler euler", "invalid choice"),
         ("--inpaint --sampler ddim", "--sampler has no effect on --inpaint"),

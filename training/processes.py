@@ -86,12 +86,13 @@ def together() -> Iterator[None]:
         yield
         _part()
     except (CallError, SystemExit) as error:
-        _part()
         if not rank_here:
+            _part()
             raise
         status = 2 if isinstance(error, CallError) else int(error.code or 0)
         if 0 < status < 128:  # no signal, which all have noticed
             _after_rank_0()
+        _part()
         sys.exit(status)  # all have the same: rank 0 says what
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:

@@ -28,10 +28,8 @@ from training.settings import About, Plan, Settings
 from training.signals import Stop
 from training.stopwatch import Stopwatch
 
-FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (
-    2,
-    5,
-)  # older ones fail for some memory layouts
+# Older ones fail for some memory layouts.
+FUSED_ADAM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
 
 
 class Diverged(RunError):
