@@ -13,7 +13,7 @@ from reporting.model_file import ModelFile
 from reporting.reader import Folder, Unreadable, printable
 from reporting.run import Settings, read_settings
 
-BLOWN_UP = 1.5  # a last loss so many times the lowest one has risen
+BLOWN_UP = 1.5  # the loss has risen again if the last one is more than this times the lowest
 LEVELS = ("ok", "note", "problem")
 
 
@@ -65,7 +65,7 @@ class Check:
             return True
         kind = self.folder.others.get(name)
         if kind == "folder":
-            self.say(missing, name, "is a folder, where a file of this name is due")
+            self.say(missing, name, "is a folder, but should be a file")
         elif kind is None:  # of links and the like there is a problem already
             self.say(missing, name, why)
         return False
@@ -146,7 +146,7 @@ def check_metrics(check: Check) -> None:
     check.facts["val_loss"] = next((row["val_loss"] for row in reversed(rows) if row.get("val_loss")), "")
     finished = check.finished
     text = f"{'finished' if finished else 'not finished:'} {check.done} of {settings.last} {settings.unit}s"
-    check.say("ok" if finished else "problem", "the run", text + ("" if finished else "; --resume goes on with it"))
+    check.say("ok" if finished else "problem", "the run", text + ("" if finished else "; --resume continues it"))
 
 
 # ------------------------------------------------------------------------------------------------ the rest of the folder
@@ -161,7 +161,7 @@ def check_others(check: Check) -> None:
             check.say("problem", name, f"is a {kind}, which was not followed or opened: hand in the file itself")
     check.there("report.html", "note", "is missing: python report.py FOLDER writes it")
     check.there("train.log", "note")
-    check.there("checkpoint.pt", "note", "is not here, so that the run cannot go on (normal after handing in)")
+    check.there("checkpoint.pt", "note", "is missing, so the run cannot be continued (normal in a hand-in)")
     if "metrics.json" not in check.folder.files and check.known_settings is not None:
         level = "problem" if check.settings.kind == "points" else "note"
         check.there("metrics.json", level, "is missing: nothing was measured (python evaluate.py MODEL)")

@@ -138,7 +138,7 @@ def check_log(check: Check) -> None:
         return
     logged = {int(line[2]): line for line in LINE.finditer(text) if line[1] == settings.unit}
     if not logged:
-        check.say("note", name, f"has no line of any {settings.unit}")
+        check.say("note", name, f"has no line for any {settings.unit}")
         return
     other, missing = [], []
     for row in check.rows:
@@ -156,7 +156,9 @@ def check_log(check: Check) -> None:
         check.say("problem", name, f"contradicts metrics.csv in {len(other)} rows, such as {other[0]}")
     elif len(missing) > interrupted:
         check.say(
-            "problem", name, f"has no line of {settings.unit} {missing[0]}, as of {len(missing)} rows of metrics.csv"
+            "problem",
+            name,
+            f"has no lines for {len(missing)} rows of metrics.csv, the first: {settings.unit} {missing[0]}",
         )
     else:
         check.say("ok", name, "has the losses of metrics.csv")
@@ -166,7 +168,7 @@ def check_log(check: Check) -> None:
 
 
 def check_model_files(check: Check) -> None:
-    """Are the models there that the run was to write, are they of this run, and of the moment that their names say?"""
+    """Did the run leave the models that it should? Are they its own, and of the epoch or step in their names?"""
     settings, files = check.settings, check.folder.files
     last = model_name(settings.unit, settings.last)
     if check.finished:
@@ -248,7 +250,7 @@ def _wrong_checkpoint(check: Check, model: ModelFile) -> str | None:
 
 
 def check_measured(check: Check) -> None:
-    """metrics.json: shares are of whole images, sums are sums, and the models are those of the run."""
+    """metrics.json: are shares between 0 and 1 and of whole images, and is a sum the sum of its terms?"""
     name = "metrics.json"
     entries = check.use(check.folder.json, name) if name in check.folder.files else None
     if entries is None:
@@ -258,17 +260,21 @@ def check_measured(check: Check) -> None:
         wrong = next(filter(None, map(_wrong_result, results)), None)
     except (KeyError, TypeError, AttributeError):
         wrong = "holds something else than the suite writes"
-    check.say("problem" if wrong else "ok", name, wrong or f"{len(results)} results, as the hand-in claims them")
+    check.say(
+        "problem" if wrong else "ok",
+        name,
+        wrong or f"{len(results)} results, claimed by the hand-in and not measured here",
+    )
 
 
 def _wrong_result(row: dict[str, Any]) -> str | None:
     for key in ("judge_accuracy", "precision", "recall", "true_class", "on_permitted_squares"):
         share = finite(row.get(key))
         if share is not None and not 0 <= share <= 1 + 1e-6:
-            return f"{key} is {share:.6g}, and no share"
+            return f"{key} is {share:.6g}, which is not between 0 and 1"
     share, n = finite(row.get("judge_accuracy")), finite(row.get("n_images", row.get("samples_per_weight")))
     if share is not None and n and n < 1e6 and abs(share * n - round(share * n)) > 0.02:
-        return f"judge_accuracy {share:.6g} is no share of {n:.0f} images"
+        return f"judge_accuracy is {share:.6g}, but no number of right answers among {n:.0f} images gives that"
     bits = [finite(row.get(key)) for key in ("bits_per_dim", "decoder", "steps", "prior")]
     if None not in bits and abs(bits[0] - sum(bits[1:])) > 0.01 * abs(bits[0]):  # type: ignore[arg-type, operator]
         return f"bits_per_dim is {bits[0]:.4g}, and its three terms add up to {sum(bits[1:]):.4g}"  # type: ignore[arg-type]

@@ -12,12 +12,12 @@ from reporting.log_files import animation_name, grid_name
 from reporting.run import Settings
 
 POINT_FIGURES = ("samples.png", "forward_process.png", "backward_process.png", "vector_field.png")
-ORDER = 1.25  # how many times farther a grid may be than one that should be farther still
-IN_PLACE = 0.3  # of the images: so many must be nearest to the image in the same place of another grid
+ORDER = 1.25  # a grid may be at most this many times as far away as one that should be farther
+IN_PLACE = 0.3  # share of the images that must be nearest to the image in the same place of another grid
 
 
 def check_pictures(check: Check) -> None:
-    """The figures, grids and animations that this kind of run owes."""
+    """The figures, grids and animations that this kind of run should have written."""
     settings, finished = check.settings, check.finished
     check_figure(check, "loss.png")
     if settings.kind == "points":
@@ -151,16 +151,16 @@ def _check_order(check: Check, names: list[str], what: str) -> None:
     far = [distance(first, other) for other in others]
     for i, (near, farther) in enumerate(zip(far, far[1:])):
         if near > ORDER * farther:
-            text = (
-                f"and {names[i + 2]} are not in the order of their {what}: they differ by {near:.1f} and {farther:.1f} "
-            )
-            check.say(
-                "problem", names[i + 1], f"{text}grey levels from {names[0]}, where the second should differ more"
-            )
+            text = f"and {names[i + 2]} are not in the order of their {what}: they differ from {names[0]} by {near:.1f} and "
+            check.say("problem", names[i + 1], f"{text}{farther:.1f} grey levels, but the second should differ more")
     for name, other in zip(names[1:], others):
         rows, columns = other.shape[:2]
         if columns > 3 and first.shape == other.shape:
             a, b = (flat(x).reshape(rows, columns, -1) for x in (first, other))
             place = np.abs(a[:, :, None] - b[:, None]).mean(axis=3).argmin(axis=2)  # [rows, columns]
             if (place == np.arange(columns)).mean() < IN_PLACE:
-                check.say("problem", name, f"has its images in other columns than {names[0]}, from the same noise")
+                check.say(
+                    "problem",
+                    name,
+                    f"has its images in other columns than {names[0]}, though both start from the same noise",
+                )
