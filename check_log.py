@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--judge",
         action="store_true",
-        help="let a judge look at the last grids; to train it takes minutes, once a data set",
+        help="let a classifier look at the last grids; training it takes minutes, once for each data set",
     )
     add(
         "--data_dir",

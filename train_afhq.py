@@ -215,7 +215,7 @@ def measure(run: Trainer, reference: Reference, n_fid: int) -> None:
     measured = reference.compare("samples", images, None, step=run.step)
     record.add(measured)
     rows = [row for entry in read_list(file) for row in entry["results"] if "step" in row]
-    rows = [row for row in rows if row["features"] == measured["features"]]  # others are of an earlier judge
+    rows = [row for row in rows if row["features"] == measured["features"]]  # others are of an earlier classifier
     plot_distances(run.log_dir / "fid.png", sorted(rows, key=lambda row: row["step"]))
 
 
