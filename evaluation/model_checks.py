@@ -1,4 +1,4 @@
-"""What check_log.py asks of models: have they the loss that it claims, do they draw its grids, and what do these grids show?"""
+"""What check_log.py asks of models: do they have the claimed loss, do they draw the grids again, and what do these show?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do samples show what their prompts say? Measured in the space of the encoder, over the guidance weight.
+"""Do samples show what their prompts ask for? Measured in the space of the encoder, over the guidance weight.
 
 The vector of a sample is CLIP's own; for an encoder of attributes, which cannot look at pictures, it is that of a network
 (networks/regressor.py) trained to tell the attributes of the real training images. The score of a prompt is the mean
@@ -162,8 +162,10 @@ def predict(network: Regressor, y: Tensor) -> Tensor:
 
 
 def compare_ends(encoder: Attributes, prompts: Sequence[str], seen: Tensor, w: float, n: int) -> list[dict[str, Any]]:
-    """For each attribute of which one prompt asks for the high end and one for the low end, and for nothing else: the mean
-    ratings of their samples, and how their difference compares with that of the quarters of the real training images.
+    """For each attribute with a prompt for its high end and one for its low end: the mean ratings of both prompts' samples,
+    and their difference as a share of that between the highest and the lowest quarter of the real training images.
+
+    Prompts that ask for more than one attribute do not count.
 
     seen: the mean vector of each prompt's samples, [K, D].
     """
