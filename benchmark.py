@@ -16,8 +16,6 @@ fair to each. Shown are medians over the rounds; a ratio is the median of the ra
 times are the CPU time of the process, which other processes disturb least.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -131,7 +129,7 @@ def plain_sampling(ddpm: DDPM) -> None:
         x.cpu()
 
 
-def diffusers_side(y: Tensor, amp: torch.dtype | None, n_steps: int) -> Side:
+def diffusers_side(y: Tensor, amp: "torch.dtype | None", n_steps: int) -> Side:
     diffusers = import_module("diffusers")
     sizes: dict[str, Any] = {"sample_size": 28, "in_channels": 1, "out_channels": 1, "layers_per_block": 1}
     sizes.update(block_out_channels=(32, 48, 48), norm_num_groups=8, num_class_embeds=11)  # 10 classes, and "no class"
@@ -140,7 +138,7 @@ def diffusers_side(y: Tensor, amp: torch.dtype | None, n_steps: int) -> Side:
     scheduler = diffusers.DDPMScheduler(T)
     labels = torch.arange(len(y), device=y.device) % 10
 
-    def eps(x: Tensor, t: Tensor | int, classes: Tensor) -> Tensor:
+    def eps(x: Tensor, t: "Tensor | int", classes: Tensor) -> Tensor:
         with torch.autocast(x.device.type, amp or torch.bfloat16, enabled=amp is not None):
             return network(x, t, class_labels=classes).sample.float()
 
@@ -162,7 +160,7 @@ def diffusers_side(y: Tensor, amp: torch.dtype | None, n_steps: int) -> Side:
     return Side(network, lambda: eps(y, 1, labels), bare_step(network, loss), sample)
 
 
-def lucidrains_side(y: Tensor, amp: torch.dtype | None, n_steps: int) -> Side:
+def lucidrains_side(y: Tensor, amp: "torch.dtype | None", n_steps: int) -> Side:
     library = import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
     vars(library).update(tqdm=lambda times, **about: times)  # no progress bars
     network = library.Unet(dim=18, dim_mults=(1, 2, 3), channels=1)
@@ -174,7 +172,7 @@ def lucidrains_side(y: Tensor, amp: torch.dtype | None, n_steps: int) -> Side:
     return Side(network, lambda: network(y, t), bare_step(network, loss), sample)
 
 
-def all_sides(trainer: Trainer, args: argparse.Namespace) -> dict[str, Side]:
+def all_sides(trainer: Trainer, args: argparse.Namespace) -> "dict[str, Side]":
     y, c = trainer.train_set.batch(torch.arange(args.batch_size))
     suite, plain = trainer.ddpm, build(trainer.about.spec, y.device).to(memory_format=torch.contiguous_format)
     few, few_plain = (ddpm.respaced(args.sampling_steps) for ddpm in (suite, plain))
@@ -209,7 +207,7 @@ def seconds(function: Callable[[], object], clock: Callable[[], float]) -> float
     return clock() - start
 
 
-def peak_memory(function: Callable[[], object], device: torch.device) -> int | None:
+def peak_memory(function: Callable[[], object], device: torch.device) -> "int | None":
     """Bytes that a second call needs at its peak, beyond what was in use before. None where the system does not tell."""
     function()
     if device.type == "cuda":
@@ -231,7 +229,7 @@ def resident(name: str) -> int:
     return 1024 * int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
-def facts_of(name: str, side: Side, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def facts_of(name: str, side: Side, args: argparse.Namespace, device: torch.device) -> "dict[str, Any]":
     """What is the same in every round. FLOPs: of convolutions and matrix products, for one image; an addition is one."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         side.forward()
@@ -245,7 +243,7 @@ def facts_of(name: str, side: Side, args: argparse.Namespace, device: torch.devi
     }
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
     torch.set_num_threads(args.threads or torch.get_num_threads())
     keep_large_buffers()  # for all sides: what one of them has freed is there for the next
     device = pick_device(args.device)

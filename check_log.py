@@ -13,8 +13,6 @@ folder fails). Nothing in a folder is executed, links are not followed, zips are
 claims to be, is refused. Exit status: 0 all hand-ins pass, 1 some fail, 2 a wrong call. See docs/grading.md.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -75,16 +73,16 @@ class Checked:
         head = f"{verdict}, {n} of {len(self.checks)} log folders pass" if self.checks else count(self.sheet)
         return "\n".join([table(str(self.hand_in.path), self.sheet, quiet, head), *parts])
 
-    def problems(self) -> list[str]:
+    def problems(self) -> "list[str]":
         lines = [problems(str(path), check) for path, check in [(self.hand_in.path, self.sheet), *self.checks]]
         return [line for some in lines for line in some]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> "list[dict[str, Any]]":
         checks = self.checks or [(self.hand_in.path, self.sheet)]
         return [row(path, self.hand_in.path, check) for path, check in checks]
 
 
-def compare_all(checked: list[Checked]) -> str:
+def compare_all(checked: "list[Checked]") -> str:
     """Compare all hand-ins with each other: the table of who shares what, and a problem for both where one is a copy."""
     prints = [pair for one in checked for pair in one.prints]
     check_of = {found.name: check for check, found in prints}
@@ -96,7 +94,7 @@ def compare_all(checked: list[Checked]) -> str:
     return sharing_table(pairs)
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: "list[dict[str, Any]]") -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -177,7 +175,7 @@ def main() -> None:
     sys.exit(1 if any(one.failed for one in checked) else 0)
 
 
-def show(checked: list[Checked], sharing: str, args: argparse.Namespace) -> None:
+def show(checked: "list[Checked]", sharing: str, args: argparse.Namespace) -> None:
     """Print the findings, and write the table of --csv."""
     rows = [row for one in checked for row in one.rows()]
     if args.csv and str(args.csv) == "-":

@@ -15,8 +15,6 @@ measured in the same way, to compare with. `--fid` adds the standard FID. Every 
 beside the model.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 

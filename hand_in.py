@@ -9,14 +9,18 @@ ddpm.py), the modules that these import, the log folders as log_mnist/ and log_c
 both scripts are started there in a process of their own. checkpoint.pt stays behind, because it only continues a run.
 """
 
-from __future__ import annotations
+import sys
+from os.path import dirname
 
+sys.path.insert(0, dirname(__file__))  # `python -P` leaves it out
+import common  # noqa: F401  (it tells what a Python lacks that cannot run the suite)
+
+# isort: split
 import argparse
 import ast
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def needed(listed: list[str]) -> set[Path]:
+def needed(listed: "list[str]") -> "set[Path]":
     """These files of the suite and every module of it that they import, directly or not; relative to ROOT."""
     found: set[Path] = set()
     waiting = [Path(name) for name in listed]
@@ -74,7 +78,7 @@ def needed(listed: list[str]) -> set[Path]:
     return found
 
 
-def collect(args: argparse.Namespace) -> list[str]:
+def collect(args: argparse.Namespace) -> "list[str]":
     """Fill args.out. Returns what the sheet still wants, in words."""
     wanted = []
     for file in sorted(needed(LISTED)) + [Path(name) for name in BESIDE]:
@@ -101,7 +105,7 @@ def collect(args: argparse.Namespace) -> list[str]:
     return wanted
 
 
-def start(folder: Path, words: list[str]) -> None:
+def start(folder: Path, words: "list[str]") -> None:
     """Start Python there, with nothing of this suite but what the folder holds. RunError with its last line if it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)

@@ -10,8 +10,6 @@ be moved, packed and opened from disk. Links are not followed. A folder that can
 table. `make index` is the second line.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -39,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_reports(name: str) -> list[Path]:
+def write_reports(name: str) -> "list[Path]":
     """Write the page of a log folder, or of each log folder below it. Raises NotADirectoryError."""
     if not os.path.isdir(name):
         raise NotADirectoryError(f"{name} is not a folder")

@@ -19,8 +19,6 @@ classes, images, noise schedule and loss must be the same. Results go beside the
 next free name (samples.png, samples_2.png, ...). The file samples.log there says which command made them.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -63,7 +61,7 @@ COMPLETION = {
     **{"mask": None, "method": "input", "scale": 1.0, "invert": False},
     **{"n_resample": None, "jump_length": inpainting.JUMP_LENGTH},
 }
-MODES: dict[str, dict[str, Any]] = {
+MODES: "dict[str, dict[str, Any]]" = {
     "grid": {"classes": None, "n_samples": 4, "g_weight": 1.0, "animate": False},
     "mix": {"n_samples": 4, "g_weight": 1.0},
     "guidance_sweep": {"classes": None},
@@ -150,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def chosen(args: argparse.Namespace, class_names: Sequence[str]) -> list[int]:
+def chosen(args: argparse.Namespace, class_names: Sequence[str]) -> "list[int]":
     """The indices of --classes; without it all classes (some, if they are many). Empty for a model without classes."""
     if not class_names and (args.classes or args.mode in ("mix", "guidance_sweep")):
         raise CallError(f"--{'classes' if args.classes else args.mode}: the model has no classes")
@@ -168,7 +166,7 @@ def check_count(n_images: int, option: str = "--n_samples") -> int:
 # ------------------------------------------------------------------------------------------------ modes
 
 
-def draw_grid(args: argparse.Namespace, model: Model) -> list[Path]:
+def draw_grid(args: argparse.Namespace, model: Model) -> "list[Path]":
     ddpm, names = model.sampler, model.content["class_names"]
     classes = chosen(args, names)
     n_columns = len(classes) or args.n_samples  # without classes the grid is a square
@@ -192,7 +190,7 @@ def draw_grid(args: argparse.Namespace, model: Model) -> list[Path]:
     return paths
 
 
-def draw_mixtures(args: argparse.Namespace, model: Model) -> list[Path]:
+def draw_mixtures(args: argparse.Namespace, model: Model) -> "list[Path]":
     ddpm, names = model.sampler, model.content["class_names"]
     mixtures = [parse_mixture(text, names) for text in args.mix if chosen(args, names)]
     n_images = check_count(args.n_samples * sum(len(weights) + 2 for weights in mixtures))
@@ -203,7 +201,7 @@ def draw_mixtures(args: argparse.Namespace, model: Model) -> list[Path]:
     return paths
 
 
-def draw_sweep(args: argparse.Namespace, model: Model) -> list[Path]:
+def draw_sweep(args: argparse.Namespace, model: Model) -> "list[Path]":
     ddpm, names = model.sampler, model.content["class_names"]
     classes = chosen(args, names)
     n_images = check_count(len(classes) * len(args.guidance_sweep), "--guidance_sweep")
@@ -215,7 +213,7 @@ def draw_sweep(args: argparse.Namespace, model: Model) -> list[Path]:
     return paths
 
 
-def draw_comparison(args: argparse.Namespace, models: Sequence[Model]) -> list[Path]:
+def draw_comparison(args: argparse.Namespace, models: Sequence[Model]) -> "list[Path]":
     check_comparable(models)
     classes = chosen(args, models[0].content["class_names"])
     check_count(args.n_samples * len(classes))
@@ -226,7 +224,7 @@ def draw_comparison(args: argparse.Namespace, models: Sequence[Model]) -> list[P
     return paths
 
 
-def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
+def draw_inpainting(args: argparse.Namespace, model: Model) -> "list[Path]":
     ddpm, names = model.sampler, model.content["class_names"]
     images, masks, heads = to_complete(model, args.inpaint, args.mask, args.invert, args.data_dir, args.seed)
     c = None
@@ -256,7 +254,7 @@ def draw_inpainting(args: argparse.Namespace, model: Model) -> list[Path]:
     return paths
 
 
-def draw_prompts(args: argparse.Namespace, model: Model) -> list[Path]:
+def draw_prompts(args: argparse.Namespace, model: Model) -> "list[Path]":
     n_columns = len(args.prompts) + len(args.image_prompt)
     check_count(args.n_samples * n_columns * len(args.g_weight))
     what = (args.prompts, args.image_prompt, args.g_weight, args.n_samples, args.seed, title(args), args.clip_weights)
@@ -265,7 +263,7 @@ def draw_prompts(args: argparse.Namespace, model: Model) -> list[Path]:
     return paths
 
 
-def export_samples(args: argparse.Namespace, model: Model) -> list[Path]:
+def export_samples(args: argparse.Namespace, model: Model) -> "list[Path]":
     ddpm, names = model.sampler, model.content["class_names"]
     classes = chosen(args, names) if args.classes else list(range(len(names)))
     settings = {
@@ -283,7 +281,7 @@ def export_samples(args: argparse.Namespace, model: Model) -> list[Path]:
         "precision": str(ddpm.amp_dtype or torch.float32),
         "torch": torch.__version__,
     }
-    return export(args.out, ddpm, settings)
+    return export(args.out, ddpm, settings, names)
 
 
 # ------------------------------------------------------------------------------------------------ main

@@ -12,8 +12,6 @@ otherwise some are held out). `--fid` measures the FID if clean-fid is installed
 the Frechet distance in the features of a small network that is first trained to tell how the images were turned.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -168,11 +166,12 @@ def main() -> None:
 
 
 def draw_animal_run(
-    run: Trainer, train_set: ImageSet, n_samples: int, reference: Reference | None = None, n_fid: int = N_FID
+    run: Trainer, train_set: ImageSet, n_samples: int, reference: "Reference | None" = None, n_fid: int = N_FID
 ) -> None:
     """The pictures of a run without classes, at the end with a GIF, and the model. With a reference also a row of
     metrics.json and fid.png, from n_fid samples.
     """
+    run.expect_pictures(2 if reference is None else 3)
     draw_without_classes(run, run.averaged, train_set, n_samples, animate=run.step == run.plan.last_step)
     if reference is not None and run.missing("fid.png"):
         measure(run, reference, n_fid)

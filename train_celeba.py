@@ -12,8 +12,6 @@ which downloads weights once), and `attributes`, a table of numbers beside the i
 "old, not happy". docs/text.md tells how this works and what came of it.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 

@@ -14,8 +14,6 @@ can improve the fit (see networks/fc.py). With `all` the first of them, fourier,
 others in network_plain and network_residual inside it.
 """
 
-from __future__ import annotations
-
 import sys
 from os.path import dirname
 
@@ -110,7 +108,7 @@ def parser(recipe: str = "sheet") -> argparse.ArgumentParser:
     return parser
 
 
-def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def parse() -> "tuple[argparse.ArgumentParser, argparse.Namespace]":
     """The parser whose defaults are those of the recipe that the call names, and what it makes of the call."""
     its_parser = parser(parser().parse_args().recipe)
     args = its_parser.parse_args()
@@ -188,6 +186,7 @@ def train_one(
 def draw_point_run(run: Trainer, distribution: Distribution, network: str) -> None:
     """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field."""
     seed, final = run.seed_for_pictures, run.step == run.plan.last_step
+    run.expect_pictures(3 if final else 1)
     if run.missing("samples.png", run.model_path().name):
         samples = draw_points(run.averaged, seed, run.sampling_progress("samples"))
         true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
@@ -209,7 +208,7 @@ def draw_point_run(run: Trainer, distribution: Distribution, network: str) -> No
         run.watch.lap("other figures")
 
 
-def draw_points(ddpm: DDPM, seed: int, progress: Callable[[int], None] | None = None) -> torch.Tensor:
+def draw_points(ddpm: DDPM, seed: int, progress: "Callable[[int], None] | None" = None) -> torch.Tensor:
     """N_SAMPLES points of the model, float32 [N, 2] on the CPU."""
     generator = torch.Generator(ddpm.device).manual_seed(seed)
     y, _ = ddpm.sample(N_SAMPLES, classes=None, generator=generator, record=False, progress=progress)

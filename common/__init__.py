@@ -1,7 +1,8 @@
 """What every room uses: messages and exit status of scripts, the machine, files.
 
 This file comes before all others, and so it asks the first questions: is this a Python that can run the suite, and has
-it the packages? It is written so that also an old Python can read it.
+it the packages? It is written so that also an old Python can read it. So are the scripts: they do without
+`from __future__ import annotations`, which Python 3.6 (`python3` on many clusters) does not know.
 """
 
 # ruff: noqa: UP031, UP036, RUF005

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import IO, Any, Iterator, Sequence
@@ -30,7 +29,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     # Not tempfile.mkstemp: only the owner may read its files, but others (graders) must read a log folder.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -75,7 +74,7 @@ def check_writable(path: str | os.PathLike) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    probe = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    probe = path.with_name(f".{path.stem}.{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open(probe, "x").close()

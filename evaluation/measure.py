@@ -38,11 +38,13 @@ def evaluate_npz(args: argparse.Namespace, about: dict[str, Any], device: torch.
     """Compare the images of an .npz with the data set that the call names. Of several processes only rank 0 works."""
     if processes.rank():
         return
-    images, labels = read_npz(args.source)
+    images, labels, names = read_npz(args.source)
     if args.dataset in sources.GREY and (images == images[:, :1]).all():
         images = images[:, :1]  # grey images, which such files hold as RGB
     channels, height = images.shape[1:3]
     which = {"n_classes": None, "data_class": args.data_class, "im_height": height, "im_channels": channels}
+    if names and not args.data_class:
+        which["class_names"] = names  # labels are positions in this list, whatever the order in the data set
     train_set, test_set = real_images(args, device, args.dataset, which)
     n_classes = train_set.n_classes
     if labels is not None and not tells_rotations(train_set) and labels.max() >= n_classes:

@@ -1,6 +1,7 @@
 """Generated images as .npz files: `export` draws images and writes such a file, `read_npz` reads one.
 
 Tools that measure the FID read this layout: arr_0 uint8 [N, H, W, 3]; arr_1 int64 [N], the classes (-1: no class).
+class_names holds the names of the model's classes, in this order; files of earlier versions lack it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from common.console import Progress, RunError, one_line
 from common.files import atomic_write, free_names, try_lock
+from common.limits import MOST_CLASSES, wrong_name
 from datasets.image_set import to_uint8
 from ddpm import DDPM
 from training.seeds import EXPORT, seed_for
@@ -27,7 +29,7 @@ SETTINGS = "settings.json"  # in the finished .npz: what the images were drawn w
 SIDES = range(8, 513)  # heights in pixels that `read_npz` accepts: real images are resized to the height of the file
 
 
-def export(out: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]:
+def export(out: Path, ddpm: DDPM, settings: dict[str, Any], class_names: Sequence[str]) -> list[Path]:
     """Draw images and write them to out/samples.npz, or samples_2.npz, ...: a list with this path.
 
     settings: n_images, batch_size, classes (indices, taken in turn; empty: no class), g_weight, seed; others are stored
@@ -48,7 +50,7 @@ def export(out: Path, ddpm: DDPM, settings: dict[str, Any]) -> list[Path]:
             print(f"{complete} is complete: the same command made it (another --seed draws other images)", flush=True)
         else:
             joined = folder / "samples.npz"
-            write_npz(joined, *draw_parts(folder, ddpm, settings), settings)
+            write_npz(joined, *draw_parts(folder, ddpm, settings), settings, class_names)
             with free_names(out, "samples", (".npz",)) as paths:
                 joined.replace(paths[0])
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,7 +113,9 @@ def draw_parts(folder: Path, ddpm: DDPM, settings: dict[str, Any]) -> tuple[list
     return [file for file, _ in parts], labels
 
 
-def write_npz(path: Path, files: Sequence[Path], labels: Tensor, settings: dict[str, Any]) -> None:
+def write_npz(
+    path: Path, files: Sequence[Path], labels: Tensor, settings: dict[str, Any], class_names: Sequence[str]
+) -> None:
     """Join parts, uint8 [B, H, W, 3], labels, int64 [N], and settings, as JSON text, with one part at a time in memory."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
@@ -126,26 +130,32 @@ def write_npz(path: Path, files: Sequence[Path], labels: Tensor, settings: dict[
                 member.write(pixels.tobytes())
         with archive.open("arr_1.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, labels.numpy())
+        if class_names:
+            with archive.open("class_names.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(class_names))
         archive.writestr(zipfile.ZipInfo(SETTINGS), json.dumps(settings, indent=2))
 
 
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Read images, uint8 [N, 3, H, H], and labels, int64 [N]; None if there are no labels, or if all are -1.
+def read_npz(path: Path) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Read images, uint8 [N, 3, H, H]; labels, int64 [N], or None if there are none, or if all are -1; and the names of
+    the classes, empty if the file does not tell them.
 
-    The file must hold arr_0, uint8 [N, H, H, 3], and may hold arr_1, integers [N]. It need not be trusted: nothing in it
+    The file must hold arr_0, uint8 [N, H, H, 3], and may hold arr_1, integers [N], and class_names. It need not be trusted: nothing in it
     is executed, and it fills no more memory than its own size. RunError if it is missing, damaged, or holds anything else.
     """
     if not path.is_file():
         raise RunError(f"there is no file {path}")
-    labels = None
+    labels, names = None, None
     try:
         with zipfile.ZipFile(path) as archive:
             pixels = _read_array(archive, "arr_0.npy")
             if "arr_1.npy" in archive.namelist():
                 labels = _read_array(archive, "arr_1.npy")
+            if "class_names.npy" in archive.namelist():
+                names = _read_array(archive, "class_names.npy")
     except Exception as error:  # a damaged or hostile file can cause any exception
         raise RunError(f"{path} is damaged, or no .npz of images ({one_line(error)})") from None
     n, height, width, channels = pixels.shape if pixels.ndim == 4 else (0, 0, 0, 0)
@@ -156,11 +166,24 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
         )
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if labels is None:
-        return images, None
+        return images, None, []
     fits = labels.shape == (n,) and labels.dtype.kind in "iu"
     if not fits or not ((labels == -1).all() or (labels.min() >= 0 and labels.max() < 2**31)):
         raise RunError(f"{path}: arr_1 must be {n} whole numbers, either classes from 0 on or all -1")
-    return images, None if labels[0] == -1 else torch.from_numpy(labels.astype(np.int64))
+    if labels[0] == -1:
+        return images, None, []
+    return images, torch.from_numpy(labels.astype(np.int64)), _names(path, names, int(labels.max()))
+
+
+def _names(path: Path, names: np.ndarray | None, last: int) -> list[str]:
+    """The names of the classes 0 to `last` or more. RunError if they are no such names."""
+    if names is None:
+        return []
+    good = names.dtype.kind == "U" and names.ndim == 1 and last < len(names) <= MOST_CLASSES
+    found = names.tolist() if good else []
+    if not found or any(map(wrong_name, found)) or len(set(found)) < len(found):
+        raise RunError(f"{path}: class_names must be a different name for each class that arr_1 counts")
+    return found
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

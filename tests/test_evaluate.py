@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -339,6 +340,28 @@ def test_a_coloured_npz_stays_coloured_and_needs_no_labels(evaluated, tmp_path, 
     status, (measured,) = evaluated("--dataset mnist", "samples.npz")
     assert status == 0 and (tmp_path / "judge_mnist_10x28x3.pt").exists()
     assert "judge_accuracy" in measured["results"][0] and "judge_accuracy" not in measured["results"][1]
+
+
+def test_the_classes_of_an_npz_are_names(evaluated, tmp_path, capsys, monkeypatch):
+    """The data set has one more class, and another order, than the model that drew the images."""
+    root = write_folder(tmp_path / "data", ["ant", "cat", "dog"], 4, size=16, splits=["train", "test"])
+    sets = []
+
+    def start(train_set, *_):
+        sets.append(train_set)
+        return SimpleNamespace(compare=lambda *_: {}), SimpleNamespace(add=lambda _: None)
+
+    monkeypatch.setattr(measure, "start_comparison", start)
+    arrays = {"arr_0": np.zeros((4, 16, 16, 3), np.uint8), "arr_1": np.array([0, 0, 1, 1])}
+    np.savez(tmp_path / "old.npz", **arrays)
+    np.savez(tmp_path / "samples.npz", **arrays, class_names=np.array(["dog", "cat"]))
+    for file in ("old.npz", "samples.npz"):
+        evaluated("--dataset folder", file, root)
+    assert [found.class_names for found in sets] == [["ant", "cat", "dog"], ["dog", "cat"]]
+    for split in ("train", "test"):
+        (root / split / "dog").rename(root / split / "wolf")
+    assert evaluated("--dataset folder", "samples.npz", root)[0] == 2
+    assert "no class 'dog'" in capsys.readouterr().err
 
 
 def test_calls_for_an_npz_that_cannot_be(evaluated, tmp_path, capsys):

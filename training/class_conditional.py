@@ -200,6 +200,7 @@ def draw_class_run(run: Trainer, train_set: ImageSet, val_set: ImageSet, args: a
     final, seed, report, mark = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress, run.mark()
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
+    run.expect_pictures(2 + final if args.unconditional else len(args.g_weight) + 1 + 2 * final)
     if args.unconditional:
         draw_without_classes(run, sampler, train_set, args.n_samples, animate)
         if final and run.missing("inpainting.png"):

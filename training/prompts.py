@@ -63,6 +63,7 @@ def draw_prompt_run(
     final, seed, report, mark = run.step == run.plan.last_step, run.seed_for_pictures, run.sampling_progress, run.mark()
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     real = nearest_images(train_set, vectors, args.n_samples)
+    run.expect_pictures(len(args.g_weight) + 1 + final)
     draw_at_each_weight(run, run.averaged, vectors, args.g_weight, args.n_samples, real, prompts, animate)
     if run.missing(run.model_path().name):
         run.save_model()

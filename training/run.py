@@ -87,6 +87,7 @@ class Run:
         self.sets, self.set_seconds = 0, 0.0  # of pictures that this process has drawn
         self.redraw = False  # pictures that are there already
         self.drawing = self.drawn = False  # see `missing`
+        self.picture, self.n_pictures = 0, 0  # of the present set: which is next, of how many
 
     # ------------------------------------------------------------------------------------------------ checkpoint and model
 
@@ -144,6 +145,10 @@ class Run:
         moment = (self.plan.unit, self.plan.number(self.step), weight)
         return [grid_name(*moment), *([animation_name(*moment)] if animate else [])]
 
+    def expect_pictures(self, n: int) -> None:
+        """For `draw`, before the first picture: how many times it is going to ask whether pictures are missing."""
+        self.picture, self.n_pictures = 0, n
+
     def missing(self, *names: str) -> bool:
         """For `draw`: whether these files of the present step still have to be made.
 
@@ -151,6 +156,7 @@ class Run:
         whose time limit is too short for all pictures makes progress.
         """
         self.drawn = self.drawn or self.drawing  # the files that were asked for before are there now
+        self.picture += not names[0].endswith(".pt")
         paths = [self.log_dir / name for name in names]
         saved = self.checkpoint_path.stat().st_mtime_ns
         there = all(path.exists() and path.stat().st_mtime_ns > saved for path in paths)
@@ -169,7 +175,7 @@ class Run:
         def progress(t: int) -> None:
             self.heed_signals()
             if t % 10 == 0:
-                self.progress(f"pictures, {what}: t = {t}")
+                self.progress(f"picture {self.picture} of {self.n_pictures}, {what}: t = {t}")
 
         return progress
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 import torch
+from test_rooms import SCRIPTS
 
 from common import machine
 from common.console import CallError, run_script
@@ -24,6 +26,18 @@ def test_a_python_without_the_packages(script):
     ended = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "requirements.txt" in ended.stderr and sys.executable in ended.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_python_3_6_can_read_what_comes_before_its_line(script):
+    """It is `python3` on many clusters. A script is parsed as a whole before `common` can say which Python is needed."""
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 6))
+        for file in (ROOT / f"{script}.py", ROOT / "common" / "__init__.py")
+    ]
+    nodes = [node for node in trees[0].body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = [getattr(node, "module", None) or node.names[0].name for node in nodes]
+    assert modules[:2] == ["sys", "os.path"] and modules[2].split(".")[0] == "common"  # and no __future__
 
 
 def test_an_old_python_is_told_so():

@@ -87,6 +87,7 @@ def test_npz_layout(run, ddpm, out):
     assert not (images[0] == images[2]).all()
     assert names_in(out) == DONE
     with np.load(out / "samples.npz") as archive:
+        assert archive["class_names"].tolist() == [str(digit) for digit in range(10)]
         settings = json.loads(archive[npz.SETTINGS])
     assert settings["seed"] == 6 and settings["weights"] == "average" and len(settings["model_sha256"]) == 64
 

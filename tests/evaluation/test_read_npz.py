@@ -38,6 +38,10 @@ def refused(file):
         ({"arr_0": GOOD, "arr_1": np.array([0, 1, -1, 2, 3])}, "arr_1 must be 5 whole numbers"),
         ({"arr_0": GOOD, "arr_1": np.array([0, 1, 2, 2, 2**63], np.uint64)}, "classes from 0 on"),
         ({"arr_0": GOOD, "arr_1": np.array(["a"] * 5, dtype=object)}, "no .npz of images"),
+        ({"arr_0": GOOD, "arr_1": np.arange(5), "class_names": np.array(["a", "b"])}, "class_names must be"),
+        ({"arr_0": GOOD, "arr_1": np.arange(5), "class_names": np.arange(5)}, "class_names must be"),
+        ({"arr_0": GOOD, "arr_1": np.zeros(5, int), "class_names": np.array(["a\n"])}, "class_names must be"),
+        ({"arr_0": GOOD, "arr_1": np.zeros(5, int), "class_names": np.array(["a", "a"])}, "class_names must be"),
     ],
 )
 def test_arrays_that_are_no_images_and_labels(tmp_path, arrays, reason):
@@ -66,8 +70,13 @@ def test_damaged_and_hostile_archives(tmp_path):
 def test_what_an_npz_holds_comes_back(tmp_path):
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     pixels = images.permute(0, 2, 3, 1).numpy()
-    for labels in (None, np.arange(5, dtype=np.int16)):
-        np.savez(tmp_path / "a.npz", arr_0=pixels, **({} if labels is None else {"arr_1": labels}))
-        found, classes = read_npz(tmp_path / "a.npz")
-        assert torch.equal(found, images)
+    for more in (
+        {},
+        {"arr_1": np.arange(5, dtype=np.int16)},
+        {"arr_1": np.arange(5), "class_names": np.array(list("abcde"))},
+    ):
+        np.savez(tmp_path / "a.npz", arr_0=pixels, **more)
+        found, classes, names = read_npz(tmp_path / "a.npz")
+        assert torch.equal(found, images) and (classes is None) == ("arr_1" not in more)
+        assert names == list(more.get("class_names", []))
     assert classes.dtype == torch.int64 and classes.tolist() == [0, 1, 2, 3, 4]

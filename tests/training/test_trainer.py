@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from figures.grids import plot_grid
 from figures.images import real_rows
 from training import checkpoint, pictures, trainer
 from training.ema import MovingAverage
+from training.log_folder import LogFolder
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
 
@@ -313,6 +315,20 @@ def test_a_new_learning_rate_acts_after_resuming(quick, tmp_path, capsys):
         assert all(torch.equal(before[key], after["model"][key]) for key in weights) == (name == "zero")
         assert after["arguments"]["l_rate"] == float(l_rate)
     assert "from step 4 on: --l_rate was 0.0003, is 1e-30" in capsys.readouterr().out
+
+
+def test_the_live_line_says_which_picture_of_how_many(train, tmp_path, monkeypatch):
+    """Two weights, the processes, and at the end completions and mixtures; those that are there already count too."""
+    lines = []
+    monkeypatch.setattr(LogFolder, "live", lambda self, line: lines.append(line))
+    assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 2 --save_every 1") == 0
+    told = [re.search(r"picture (\d) of (\d), (\w+)", line).groups() for line in lines if "picture" in line]
+    assert list(dict.fromkeys(told))[:3] == [("1", "3", "samples"), ("2", "3", "samples"), ("3", "3", "processes")]
+    assert {of for _, of, _ in told} == {"3", "5"}
+    (tmp_path / "log" / "forward_process.png").unlink()
+    del lines[:]
+    assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 2 --save_every 1 --resume auto") == 0
+    assert "picture 3 of 5, processes" in next(line for line in lines if "picture" in line)
 
 
 def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch):
