@@ -25,18 +25,23 @@ class TwoGaussians:
 
     xlim, ylim = (0, 1), (0, 1)
 
+    def __init__(self) -> None:
+        self.distribution = _mixture([1 / 5, 4 / 5], td.Normal(torch.tensor([[0.75, 0.75], [0.25, 0.25]]), 0.1))
+
     def __call__(self) -> td.Distribution:
-        return _mixture([1 / 5, 4 / 5], td.Normal(torch.tensor([[0.75, 0.75], [0.25, 0.25]]), 0.1))
+        return self.distribution
 
 
 class Chequerboard:
     """Uniform on every second one of grid_size x grid_size squares, the lower left one included."""
 
     def __init__(self, grid_size: int = 3, bounds: tuple[float, float] = (0.0, 1.0)):
-        self.grid_size, self.xlim, self.ylim = grid_size, bounds, bounds
+        self.xlim, self.ylim = bounds, bounds
+        low, side = bounds[0], (bounds[1] - bounds[0]) / grid_size
+        squares = [(i, j) for i in range(grid_size) for j in range(grid_size) if (i + j) % 2 == 0]
+        corners = low + side * torch.tensor(squares, dtype=torch.float32)  # [K, 2]
+        parts = td.Uniform(corners, corners + side, validate_args=False)
+        self.distribution = _mixture([1.0] * len(squares), parts)
 
     def __call__(self) -> td.Distribution:
-        low, side = self.xlim[0], (self.xlim[1] - self.xlim[0]) / self.grid_size
-        squares = [(i, j) for i in range(self.grid_size) for j in range(self.grid_size) if (i + j) % 2 == 0]
-        corners = low + side * torch.tensor(squares, dtype=torch.float32)  # [K, 2]
-        return _mixture([1.0] * len(squares), td.Uniform(corners, corners + side, validate_args=False))
+        return self.distribution

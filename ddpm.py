@@ -20,7 +20,7 @@ from diffusion import few_steps, inpainting, likelihood, schedules
 from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite, one_time
 from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
-from diffusion.network_call import explained, inputs_of, predict
+from diffusion.network_call import explain, inputs_of, predict
 from diffusion.noise import Generator, noise_like
 from diffusion.process import ConditionLike, Progress, Time
 from diffusion.samplers import SAMPLERS, Sampler
@@ -89,7 +89,7 @@ class DDPM(nn.Module):
             self.register_buffer(name, values)
         self.nn_model = nn_model
         self.n_inputs = inputs_of(nn_model)  # of (x, t, c)
-        self.n_timesteps = n_timesteps
+        self.n_timesteps = int(n_timesteps)
         self.drop_prob = drop_prob
         self.loss = loss
         self.variance = variance
@@ -156,7 +156,8 @@ class DDPM(nn.Module):
         try:
             return self.training_losses(y, c, t, noise).mean()
         except (IndexError, RuntimeError) as error:
-            raise explained(error) from None
+            explain(error)
+            raise
 
     def draw(
         self, y: Tensor, c: Tensor | None = None, generator: torch.Generator | None = None

@@ -8,8 +8,11 @@ import torch.nn as nn
 from torch import Tensor
 
 WANTED = (
-    "a network has forward(x, t) or forward(x, t, c), with t / T in (0, 1]; for whole numbers t: sheets.IntegerTime"
+    "a network has forward(x, t) or forward(x, t, c), with t / T in (0, 1], [N, 1, ...] with as many axes as x; "
+    "for whole numbers t, [N]: sheets.IntegerTime"
 )
+# What torch says where t has not the type or shape that a network wants.
+SIGNS = ("indices", "Expected 3D", "Expected 2D", "Sizes of tensors", "size of tensor", "same number of dim", "mat1")
 
 
 def inputs_of(network: nn.Module) -> int:
@@ -35,11 +38,10 @@ def predict(network: nn.Module, n_inputs: int, x: Tensor, t: Tensor, c: Tensor |
     return network(x, t)
 
 
-def explained(error: Exception) -> Exception:
-    """The error of a network; a ValueError that says what to do if the network has used t as an index."""
-    if "indices" not in str(error):
-        return error
-    return ValueError(f"{WANTED}. The network says: {str(error).splitlines()[0]}")
+def explain(error: Exception) -> None:
+    """Raise a ValueError that says what to do if a network that failed seems to want t of another type or shape."""
+    if any(sign in str(error) for sign in SIGNS):
+        raise ValueError(f"{WANTED}. The network says: {str(error).splitlines()[0]}") from error
 
 
 class IntegerTime(nn.Module):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from common.files import atomic_write
+from figures.picture import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,12 +38,13 @@ def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def write_figure(path: str | os.PathLike, figure: Figure) -> None:
+def write_figure(path: str | os.PathLike, figure: Figure) -> Picture:
     with atomic_write(path) as temporary:
         figure.savefig(temporary)
+    return Picture(path)
 
 
-def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "epoch") -> None:
+def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "epoch") -> Picture:
     """Write the loss curves: the mean loss of each row on the left, its four quarters of the timesteps on the right.
 
     Args:
@@ -93,10 +95,10 @@ def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "e
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     note = "The mean goes flat long before training is done: watch the quarters and the samples."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")
-    write_figure(path, figure)
+    return write_figure(path, figure)
 
 
-def plot_distances(path: str | os.PathLike, rows: Sequence[dict]) -> None:
+def plot_distances(path: str | os.PathLike, rows: Sequence[dict]) -> Picture:
     """Write the distance of samples to the training images over steps, from rows of metrics.json: the FID if every row
     has one, or else the Frechet distance in the features that it names.
     """
@@ -112,4 +114,4 @@ def plot_distances(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     axes.set_ylim(bottom=0)
     plain_axes(axes)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    write_figure(path, figure)
+    return write_figure(path, figure)

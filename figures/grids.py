@@ -19,6 +19,7 @@ from matplotlib.transforms import IdentityTransform
 from PIL.PngImagePlugin import PngInfo  # Pillow comes with imageio
 
 from common.files import atomic_write
+from figures.picture import Picture
 from reporting.layout import animation_layout, groups_layout
 from reporting.reader import GEOMETRY
 
@@ -101,7 +102,7 @@ def plot_grid(
     title: str | None = None,
     n_columns: int | None = None,
     labels: Sequence[str] = ("generated", "real"),
-) -> None:
+) -> Picture:
     """Write a grid of generated images, and below it real images of the same classes.
 
     Args:
@@ -116,10 +117,8 @@ def plot_grid(
 
     Raises ValueError when shapes and columns do not fit each other.
     """
-    if real is None:
-        plot_groups(path, [("", generated)], class_names, title, n_columns)
-    else:
-        plot_groups(path, list(zip(labels, (generated, real))), class_names, title, n_columns)
+    groups = [("", generated)] if real is None else list(zip(labels, (generated, real)))
+    return plot_groups(path, groups, class_names, title, n_columns)
 
 
 def plot_groups(
@@ -128,7 +127,7 @@ def plot_groups(
     heads: Sequence[str] | Sequence[Sequence[str]] | None = None,
     title: str | None = None,
     n_columns: int | None = None,
-) -> None:
+) -> Picture:
     """Write groups of rows of images one above the other, each with its label to the left.
 
     Args:
@@ -165,6 +164,7 @@ def plot_groups(
     info.add_text(GEOMETRY, layout.geometry(shapes[0][1:], n_columns, rows, title))
     with atomic_write(path) as temporary:
         imageio.imwrite(temporary, page, pnginfo=info)
+    return Picture(path)
 
 
 def plot_gif(
@@ -176,7 +176,7 @@ def plot_gif(
     fps: float = 10,
     hold: float = 2.0,
     scale: int | None = None,
-) -> None:
+) -> Picture:
     """Write the reverse process as a GIF that loops forever: a grid of images, and above it the timestep of each frame.
 
     To keep the file small, grey frames have few grey levels except for the last one, which is exact, and images are
@@ -219,3 +219,4 @@ def plot_gif(
     comment = f"{GEOMETRY} {layout.geometry(frames.shape[3:], n_columns, [n_rows])}"
     with atomic_write(path) as temporary:
         imageio.mimwrite(temporary, cast(Any, pages), duration=durations, loop=0, comment=comment)
+    return Picture(path)

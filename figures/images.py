@@ -16,6 +16,7 @@ from diffusion.inpainting import mask_named
 from diffusion.noise import SharedNoise
 from figures.curves import new_figure, plain_axes, write_figure
 from figures.grids import plot_gif, plot_grid, plot_groups
+from figures.picture import Picture
 from reporting.log_files import FEW, MOST_COLUMNS, animation_name, grid_name
 
 Report = Optional[Callable[[int], None]]  # called with t after each reverse step
@@ -132,13 +133,14 @@ def inpainting_figure(
     completed: torch.Tensor,
     heads: Sequence[str],
     title: str | None = None,
-) -> None:
+) -> Picture:
     """Write images, what is left of them under their masks (hidden pixels mid-grey), and their completions.
 
     images: float [N, C, H, W] in [-1, 1]. masks: float [N, 1, H, W], 1 where the image is known. completed: float
     [n * N, C, H, W], as of DDPM.complete_image. heads: one per image.
     """
-    plot_groups(path, [("original", images), ("visible", images * masks), ("completed", completed)], heads, title)
+    groups = [("original", images), ("visible", images * masks), ("completed", completed)]
+    return plot_groups(path, groups, heads, title)
 
 
 def draw_mixtures(log_dir: Path, ddpm: DDPM, real_set: ImageSet, mark: str, seed: int, progress: Report = None) -> None:
@@ -164,7 +166,7 @@ def mixture_figure(
     seed: int,
     title: str | None = None,
     progress: Report = None,
-) -> None:
+) -> Picture:
     """Write what lies between classes: for each mixture its classes alone, and the two ways of mixing them.
 
     mixtures: {class index: weight}. "vector" and "scores" are those of diffusion/condition.py. A row has the same noise
@@ -188,7 +190,7 @@ def mixture_figure(
         row_of = [next(alone) for _ in weights] + [torch.full_like(both[0], math.nan)] * n_blank + both
         groups.append((mixture_name(weights, class_names), torch.stack(row_of, dim=1).flatten(0, 1)))
         heads.append([class_names[k] for k in weights] + [""] * n_blank + ["vector", "scores"])
-    plot_groups(path, groups, heads, title)
+    return plot_groups(path, groups, heads, title)
 
 
 def mixture_name(weights: dict[int, float], class_names: Sequence[str]) -> str:
@@ -219,7 +221,7 @@ def first_of_each(images: ImageSet, classes: Sequence[int]) -> tuple[torch.Tenso
     return (*images.batch(index), [images.class_names[k] for k in images.labels[index].tolist()])
 
 
-def data_figure(path: Path, images: ImageSet) -> None:
+def data_figure(path: Path, images: ImageSet) -> Picture:
     """Write what a data set holds: the first images of each class, under its name, and how many there are.
 
     More than 20 classes stand in blocks of 10, so that every class of a hundred is there and can be read.
@@ -229,8 +231,8 @@ def data_figure(path: Path, images: ImageSet) -> None:
     title = f"{images.name}: {len(images):,} training images"
     if n_classes == 1:
         first = to_float(images.images[: N_EXAMPLES * FEW]).cpu()
-        plot_groups(path, [("", first)], None, f"{title} of class {images.class_names[0]}", min(FEW, len(first)))
-        return
+        title += f" of class {images.class_names[0]}"
+        return plot_groups(path, [("", first)], None, title, min(FEW, len(first)))
     heads = list(images.class_names)
     if min(counts) == max(counts):
         title += f", {counts[0]:,} of each of {n_classes} classes"
@@ -241,7 +243,7 @@ def data_figure(path: Path, images: ImageSet) -> None:
     for start in range(0, n_classes, n_columns):  # the last block is filled up with classes that have no images
         groups.append(("", real_rows(images, n_rows, range(start, start + n_columns))))
         heads_of_groups.append((heads[start : start + n_columns] + [""] * n_columns)[:n_columns])
-    plot_groups(path, groups, heads_of_groups, title)
+    return plot_groups(path, groups, heads_of_groups, title)
 
 
 # ------------------------------------------------------------------------------------------------ processes, bits
@@ -292,7 +294,7 @@ def process_figures(
     plot_groups(log_dir / "backward_process.png", list(zip(rows[::-1], backward)), heads, title, len(images))
 
 
-def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:
+def bits_figure(path: Path, terms: np.ndarray, title: str) -> Picture:
     """Write where the bits of a variational bound go: its terms over t, and their sum from t = 1 up to each t.
 
     terms: float [T + 1], in bits per dimension: L_0, .., L_T (see diffusion/likelihood.py). L_{t-1} stands at t; L_0, the
@@ -318,4 +320,4 @@ def bits_figure(path: Path, terms: np.ndarray, title: str) -> None:
     right.xaxis.set_major_formatter("{x:g}")
     figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.tight_layout()
-    write_figure(path, figure)
+    return write_figure(path, figure)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Any, Sequence, Union, cast
 
+import imageio.v2 as imageio
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.files import atomic_write
 from datasets.points import Chequerboard, TwoGaussians
 from ddpm import DDPM
 from figures.curves import new_figure, write_figure
 from figures.images import Report, both_processes
+from figures.picture import Picture
 
 Distribution = Union[TwoGaussians, Chequerboard]
 
@@ -26,9 +30,9 @@ def _page(n_panels: int, size: float = 3.6, top: float = 0.55) -> tuple[Figure, 
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _write(figure: Figure, path: Path) -> Picture:
     figure.tight_layout()
-    write_figure(path, figure)
+    return write_figure(path, figure)
 
 
 def _panel(axes: Axes, title: str, limit: float) -> None:
@@ -55,14 +59,32 @@ def _density(axes: Axes, distribution: Distribution, limit: float, n: int = 240)
         axes.contour(x.numpy(), y.numpy(), density.numpy(), levels, colors="black", linewidths=0.8, zorder=3)
 
 
-def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[str, torch.Tensor]]) -> None:
+def plot_samples(path: Path, distribution: Distribution, panels: Sequence[tuple[str, torch.Tensor]]) -> Picture:
     """Write samples [N, 2] over the true density, (title, samples) side by side."""
     figure, all_axes = _page(len(panels), size=4.4)
     for axes, (title, samples) in zip(all_axes, panels):
         _density(axes, distribution, 1.25)
         _scatter(axes, samples)
         _panel(axes, title, 1.25)
-    _write(figure, path)
+    return _write(figure, path)
+
+
+def animate_samples(path: Path, panels: Sequence[tuple[str, torch.Tensor]], times: Sequence[int]) -> Picture:
+    """Write a GIF of reverse processes side by side: panels of (title, points [S, N, 2]) at S times, falling."""
+    figure, all_axes = _page(len(panels), size=3)
+    pages = []
+    for k, t in enumerate(times):
+        for axes, (title, points) in zip(all_axes, panels):
+            axes.clear()
+            _scatter(axes, points[k])
+            _panel(axes, f"{title}, t = {t}", 2)
+        figure.tight_layout()
+        figure.canvas.draw()
+        pages.append(np.array(cast(Any, figure.canvas).buffer_rgba())[..., :3])
+    durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
+    with atomic_write(path) as temporary:
+        imageio.mimwrite(temporary, cast(Any, pages), duration=durations, loop=0)
+    return Picture(path)
 
 
 def plot_processes(log_dir: Path, ddpm: DDPM, distribution: Distribution, seed: int, progress: Report = None) -> None:
@@ -83,7 +105,7 @@ def plot_processes(log_dir: Path, ddpm: DDPM, distribution: Distribution, seed: 
         _write(figure, log_dir / name)
 
 
-def plot_field(path: Path, ddpm: DDPM, distribution: Distribution, seed: int) -> None:
+def plot_field(path: Path, ddpm: DDPM, distribution: Distribution, seed: int) -> Picture:
     """Write where the model sends x_t: arrows -eps(x_t, t), the direction of the score, over points of q(x_t).
 
     -eps is the score times sqrt(1 - alpha_bar_t) (Ho et al. 2020, section 3.2), so that lengths compare between times.
@@ -101,4 +123,4 @@ def plot_field(path: Path, ddpm: DDPM, distribution: Distribution, seed: int) ->
         _scatter(axes, ddpm.q_sample(x_0, t, noise), "#9db8d6", alpha=0.6)
         axes.quiver(*grid.cpu().numpy().T, *arrows.numpy().T, color=RED, angles="xy", scale=45, width=0.003)
         _panel(axes, f"t = {t} ({t / ddpm.n_timesteps:.0%} of T): $-\\epsilon(x_t, t)$ over $q(x_t)$", limit)
-    _write(figure, path)
+    return _write(figure, path)

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from datasets.context import ContextSet
 from figures.curves import new_figure, write_figure
 from figures.grids import to_unit
+from figures.picture import Picture
 
 
-def similarity_figure(path: Path, images: ContextSet, vectors: torch.Tensor, texts: Sequence[str]) -> None:
+def similarity_figure(path: Path, images: ContextSet, vectors: torch.Tensor, texts: Sequence[str]) -> Picture:
     """Write the cosines of the texts' vectors, float [K, D], and of K pictures, the nearest to each text.
 
     A cosine of 1 is the same direction. In the rows of a good encoder the largest stands on the diagonal.
@@ -43,4 +44,4 @@ def similarity_figure(path: Path, images: ContextSet, vectors: torch.Tensor, tex
     bar = figure.add_axes(((left + (n + 0.15) * side) / width, 0.3 / height, 0.15 / width, n * side / height))
     figure.colorbar(drawn, cax=bar)
     figure.text(0.5, 1 - 0.12 / height, "Cosine of texts and pictures", ha="center", va="top", weight="bold")
-    write_figure(path, figure)
+    return write_figure(path, figure)

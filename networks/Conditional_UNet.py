@@ -192,6 +192,8 @@ class UNet(nn.Module):
             raise ValueError(f"t must be [{len(x)}, 1, 1, 1], not {list(t.shape)}")
         if c is None:
             return x.new_zeros(len(x), self.n_classes)
+        if not self.n_classes and c.shape[1:] != (0,):
+            raise ValueError("c must be None: this network has no classes (in `sample`: n_classes=None)")
         if tuple(c.shape) != (len(x), self.n_classes):
             raise ValueError(f"c must be [{len(x)}, {self.n_classes}], not {list(c.shape)}")
         return c

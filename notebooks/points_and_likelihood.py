@@ -36,13 +36,13 @@ sys.path.insert(0, str(found[0]))
 import tempfile
 
 import torch
-from IPython.display import Image, display
+from IPython.display import display
 
 import ToyData
 from common.machine import pick_device
 from datasets.points import DISTRIBUTIONS, energy_distance
-from figures.curves import new_figure
-from figures.points import plot_samples
+from figures.curves import new_figure, write_figure
+from figures.points import animate_samples, plot_samples
 from sheets.likelihood import DDPM, FcNetwork, train
 
 device = pick_device("auto")
@@ -85,23 +85,29 @@ models = {
 for name, model in models.items():
     samples = model.sample((5000, 2)).cpu()
     distance = energy_distance(samples, DISTRIBUTIONS[name].sample(5000))
-    plot_samples(folder / "a.png", DISTRIBUTIONS[name], [(f"{name}: energy distance {distance:.1e}", samples)])
-    display(Image(data=(folder / "a.png").read_bytes()))
+    panel = (f"{name}: energy distance {distance:.1e}", samples)
+    display(plot_samples(folder / "a.png", DISTRIBUTIONS[name], [panel]))
 
 # %% [markdown]
 # ## The reverse process
 #
-# From noise (left) to data (right). Most happens late: at half of the time the points are still nearly a round Gaussian.
+# From noise to data, as an animation of both models, and the chequerboard in five moments. Most happens late: at half of the time
+# the points are still nearly a round Gaussian. So the animation shows more of the last steps.
 
 # %%
-figure = new_figure(12, 2.8)
 marks = [T, T // 2, T // 4, T // 20, 0]
-_, steps = models["cb"].ddpm.reverse_process(torch.randn(3000, 2, device=device), T, marks)
-for axes, points, t in zip(figure.subplots(1, len(marks)), steps, marks):
-    axes.scatter(*points.numpy().T, s=2, alpha=0.4, linewidths=0)
+times = sorted({*marks, *(round(T * (k / 20) ** 2) for k in range(21))}, reverse=True)
+paths = [
+    (name, model.ddpm.reverse_process(torch.randn(2000, 2, device=device), T, times)[1])
+    for name, model in models.items()
+]
+display(animate_samples(folder / "reverse.gif", paths, times))
+
+figure = new_figure(12, 2.8)
+for axes, t in zip(figure.subplots(1, len(marks)), marks):
+    axes.scatter(*dict(paths)["cb"][times.index(t)].numpy().T, s=2, alpha=0.4, linewidths=0)
     axes.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", title=f"t = {t}")
-figure.savefig(folder / "reverse.png")
-display(Image(data=(folder / "reverse.png").read_bytes()))
+write_figure(folder / "reverse.png", figure)
 
 # %% [markdown]
 # ## A better network
@@ -116,7 +122,6 @@ for kind in ("plain", "residual", "fourier"):
     samples = model.sample((5000, 2)).cpu()
     panels.append((f"{kind}: {board.permitted(samples).double().mean():.1%} on permitted squares", samples))
 plot_samples(folder / "b.png", board, panels)
-display(Image(data=(folder / "b.png").read_bytes()))
 
 # %% [markdown]
 # ## MNIST: fully connected against a U-Net
@@ -135,4 +140,3 @@ for name, file in (("U-Net", "log_mnist/model_epoch12.pt"), ("fc", "log_mnist_fc
     generator = torch.Generator(device).manual_seed(0)
     groups.append((name, few.sample(2, g_weight=1.0, generator=generator, record=False)[0].cpu()))
 plot_groups(folder / "c.png", groups, [str(k) for k in range(10)])
-display(Image(data=(folder / "c.png").read_bytes()))

@@ -33,19 +33,24 @@ __all__ = ["IntegerTime", "sample", "sample_xt", "train", "train_classconditiona
 def sample_xt(
     x0: Tensor,
     t: int | Tensor,
-    epsilon: Tensor | None,
-    alphaBars: Sequence[float] | Tensor,
+    epsilon: Tensor | None = None,
+    alphaBars: Sequence[float] | Tensor | None = None,
     T: int | None = None,
 ) -> Tensor:
     """x_t = sqrt(alphaBar_t) x_0 + sqrt(1 - alphaBar_t) epsilon (Ho et al. 2020, arXiv:2006.11239, equation 4).
 
     x0: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm). epsilon: like x0; None: drawn here.
-    alphaBars: the table that t indexes. `ddpm.alpha_bar_t`, [T + 1], is 1 at t = 0, which is clean data; a table [T] begins
+    alphaBars: the table that t indexes, not to be left out. `ddpm.alpha_bar_t`, [T + 1], is 1 at t = 0, which is clean data; a table [T] begins
         with alpha_1, and t counts from 0. Both are used as they are, so t must be counted as the table is.
     T: the number of steps. With it, t is checked: 1..T for a table [T + 1], 0..T - 1 for a table [T].
 
-    Returns x_t like x0. Raises ValueError for a t that the table does not have, or that T forbids.
+    Returns x_t like x0. Raises ValueError for a t that the table does not have, or that T forbids, or that is not one
+    for each of x0.
     """
+    if alphaBars is None:
+        raise TypeError("sample_xt needs alphaBars, such as ddpm.alpha_bar_t: sample_xt(x0, t, alphaBars=...)")
+    if not x0.is_floating_point():
+        raise ValueError(f"x0 must be float in [-1, 1], not {x0.dtype}")
     alphaBars = torch.as_tensor(alphaBars, device=x0.device)
     t = torch.as_tensor(t, device=x0.device)
     if T is not None and len(alphaBars) not in (T, T + 1):
@@ -53,6 +58,8 @@ def sample_xt(
     lowest = 0 if T is None else len(alphaBars) - T
     if t.is_floating_point() or t.min() < lowest or t.max() >= len(alphaBars):
         raise ValueError(f"t must be whole numbers in {lowest}..{len(alphaBars) - 1}, not {t.flatten()[:5].tolist()}")
+    if t.numel() > 1 and len(x0) not in (1, t.numel()):
+        raise ValueError(f"t must be one number, or one for each of the {len(x0)} images, not {t.numel()} numbers")
     epsilon = torch.randn_like(x0) if epsilon is None else epsilon
     alphaBar_t = alphaBars[t].view(-1, *[1] * (x0.ndim - 1))  # [N, 1, ..., 1], or [1, ..., 1] for one t
     return (alphaBar_t.sqrt() * x0 + (1 - alphaBar_t).sqrt() * epsilon).to(x0.dtype)
@@ -61,7 +68,7 @@ def sample_xt(
 def sample(
     ddpm: DDPM,
     n_samples: int,
-    classes: Sequence[int] | Tensor | None = None,
+    classes: int | Sequence[int] | Tensor | None = None,
     g_weight: float = 0.0,
     generator: torch.Generator | None = None,
     size: Sequence[int] | None = None,
@@ -69,13 +76,15 @@ def sample(
     """Draw samples by all T reverse steps: `DDPM.sample` without its pictures on the way.
 
     n_samples: of each class, or altogether if classes is None (no class is asked for then).
-    classes: indices of classes, or rows of class vectors, float [K, n_classes], or of context vectors.
+    classes: one index or several of classes, or rows of class vectors, float [K, n_classes], or of context vectors.
     g_weight: guidance weight w, see `DDPM.eps`; 0: none. generator: source of all noise; torch's own by default.
     size: shape of one sample, such as (1, 28, 28), for a network that has no `size` of its own.
 
     Returns float32 [n_samples * K, *size] on the model's device: sample j of the k-th class stands at k + j * K.
     """
     n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
+    if isinstance(classes, int):
+        classes = [classes]
     if isinstance(classes, Tensor) and classes.ndim == 2:
         n_classes = n_classes or classes.shape[1]
     if classes is not None and not n_classes:
@@ -112,8 +121,9 @@ def train_classconditional(
 ) -> list[float]:
     """Train with classes, some hidden, so that guidance works (Ho, Salimans 2022, arXiv:2207.12598, Algorithm 1).
 
-    As `train`, but batches are (x, label). Labels are integers [N], which become one-hot rows, or such rows already,
-    float [N, n_classes], or context vectors, float [N, D]. Each is hidden (zeroed) with the probability ddpm.drop_prob.
+    As `train`, but batches are (x, label). Labels are integers [N] in 0..n_classes - 1, which become one-hot rows, or
+    such rows already, [N, n_classes], or context vectors, [N, D]. Each is hidden (zeroed) with the probability
+    ddpm.drop_prob.
     """
     n_classes = getattr(ddpm.nn_model, "n_classes", None) or 0
     if not n_classes and not getattr(ddpm.nn_model, "condition_dim", 0):
@@ -122,7 +132,11 @@ def train_classconditional(
     def loss(x: Tensor, label: Tensor | None) -> Tensor:
         if label is None:
             raise ValueError("the loader gives no labels, but (x, label) is needed")
-        return ddpm(x, label if label.is_floating_point() else one_hot(label.long(), n_classes))
+        if label.ndim == 2:
+            return ddpm(x, label.float())
+        if label.is_floating_point() or label.min() < 0 or label.max() >= n_classes:
+            raise ValueError(f"labels must be whole numbers in 0..{n_classes - 1}, not {label.flatten()[:5].tolist()}")
+        return ddpm(x, one_hot(label.long(), n_classes))
 
     return train_with(ddpm, loader, n_epochs, optim, device, loss)
 

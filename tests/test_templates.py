@@ -14,6 +14,7 @@ import sheets
 import ToyData
 from ddpm import DDPM
 from diffusion.network_call import inputs_of
+from networks import Conditional_UNet
 from networks.fc import FcNetwork
 from networks.unet import UNet
 from sheets import IntegerTime, animals, likelihood
@@ -79,6 +80,29 @@ def test_signatures(forward, n):
             DDPM(network, n_timesteps=T, device="cpu")(torch.randn(2, 2))
 
 
+def test_a_network_that_wants_another_shape_of_t_is_told_what_it_gets():
+    class Flat(nn.Module):
+        def forward(self, x, t):
+            return x + torch.cat([x, t[:, None]], dim=1)
+
+    with pytest.raises(ValueError, match="as many axes as x.*IntegerTime.*The network says"):
+        DDPM(Flat(), n_timesteps=T, device="cpu")(torch.randn(4, 2))
+
+
+def test_the_exercises_network_without_classes_says_so():
+    ddpm = DDPM(Conditional_UNet.UNet(1, 8, 0, 8), n_timesteps=T, device="cpu")
+    assert ddpm.sample(1, n_classes=None)[0].shape == (1, 1, 8, 8)
+    with pytest.raises(ValueError, match="no classes .in `sample`: n_classes=None"):
+        ddpm.sample(1)
+
+
+def test_counts_of_numpy_are_counts():
+    ddpm = DDPM(TwoInputs(), n_timesteps=np.int64(T), device="cpu")
+    assert ddpm.sample(np.int64(3), (2,), n_classes=None)[0].shape == (3, 2)
+    with pytest.raises(ValueError, match="n_sample"):
+        ddpm.sample(3.0, (2,), n_classes=None)
+
+
 def test_whole_numbers_for_networks_that_want_them():
     with pytest.raises(ValueError, match="sheets.IntegerTime"):
         DDPM(Embedded(), n_timesteps=T, device="cpu")(torch.randn(4, 2))
@@ -129,6 +153,19 @@ def test_sample_xt_draws_the_noise_itself():
     x0 = torch.zeros(20_000, 1)
     torch.manual_seed(0)
     assert sheets.sample_xt(x0, 3, None, bars).var().item() == pytest.approx(1 - bars[3].item(), rel=0.05)
+    torch.manual_seed(0)
+    assert sheets.sample_xt(x0, 3, alphaBars=bars).var().item() == pytest.approx(1 - bars[3].item(), rel=0.05)
+    for error, words, call in (
+        (TypeError, "needs alphaBars", lambda: sheets.sample_xt(x0, 3)),
+        (ValueError, "x0 must be float", lambda: sheets.sample_xt(x0.byte(), 3, None, bars)),
+        (
+            ValueError,
+            "one for each of the 20000 images",
+            lambda: sheets.sample_xt(x0, torch.tensor([1, 2]), None, bars),
+        ),
+    ):
+        with pytest.raises(error, match=words):
+            call()
 
 
 def test_tables_from_0_and_from_1_are_told_apart_where_the_number_of_steps_is_given():
@@ -152,6 +189,20 @@ def test_samples_from_a_network_that_does_not_say_its_size_or_classes():
     assert sheets.sample(ddpm, 2, torch.eye(3), size=(4,)).shape == (6, 4)
     with pytest.raises(ValueError, match="does not say how many"):
         sheets.sample(ddpm, 2, [1], size=(4,))
+
+
+def test_classes_as_one_number_and_labels_of_any_kind():
+    ddpm = DDPM(FcNetwork(4, 8, 3), n_timesteps=T, device="cpu")
+    assert sheets.sample(ddpm, 2, classes=1).shape == (2, 4)
+    optim, x, label = torch.optim.SGD(ddpm.parameters(), lr=0.0), torch.randn(3, 4), torch.tensor([0, 2, 1])
+    losses = []
+    for labels in (label, label.int(), F.one_hot(label), F.one_hot(label).float()):
+        torch.manual_seed(0)
+        losses += sheets.train_classconditional(ddpm, [(x, labels)], 1, optim, "cpu")
+    assert len(set(losses)) == 1
+    for wrong in (label + 1, label - 1, label.float()):
+        with pytest.raises(ValueError, match="labels must be whole numbers in 0..2"):
+            sheets.train_classconditional(ddpm, [(x, wrong)], 1, optim, "cpu")
 
 
 # ------------------------------------------------------------ completing images
@@ -178,7 +229,7 @@ def test_toy_data(make, n):
     side = (torch.arange(300) + 0.5) / 300 * 3 - 1  # the density is 1 in all
     density = toy().log_prob(torch.cartesian_prod(side, side)).exp()
     assert density.mean().item() * 9 == pytest.approx(1, abs=0.01)
-    assert toy().mixture_distribution.probs.shape == (n,)
+    assert toy().mixture_distribution.probs.shape == (n,) and toy.distribution is toy()
     if n == 2:
         assert (x.sum(dim=1) < 1).double().mean().item() == pytest.approx(0.8, abs=0.03)
     else:
@@ -248,6 +299,15 @@ def test_the_starter_of_the_animal_sheet_as_its_own_code_has_it():
     mean = before[i].sqrt() * (1 - alphas[i]) * x_0 + alphas[i].sqrt() * (1 - before[i]) * x_t
     sigma = ((1 - before[i]) / (1 - bars[i]) * (1 - alphas[i])).sqrt()
     torch.testing.assert_close(found, mean / (1 - bars[i]) + sigma * torch.randn(x.shape), rtol=1e-4, atol=1e-4)
+    torch.manual_seed(2)  # some students leave out the index, which t has anyway, or count in tensors
+    torch.testing.assert_close(diffusion.p_sample(x_t, t), found)
+    torch.manual_seed(2)
+    torch.testing.assert_close(diffusion.p_sample(x_t, t, torch.tensor(i)), found)
+    torch.testing.assert_close(diffusion.q_sample(x, i, noise), x_t)
+    assert diffusion(x).shape == diffusion.p_losses(x, t).shape == () and diffusion.q_sample(x, t).shape == x.shape
+    torch.testing.assert_close(diffusion.alphas, alphas)
+    torch.testing.assert_close(diffusion.alphas_cumprod, bars)
+    assert diffusion.device == torch.device("cpu")
     images = diffusion.sample(5)
     assert images.shape == (5, 3, 8, 8) and images.min() >= 0 and images.max() <= 1 and diffusion.num_timesteps == T
     for wrong in (lambda: diffusion.q_sample(x, t + T, noise), lambda: diffusion.p_sample(x, t, i - 1)):
