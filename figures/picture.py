@@ -13,7 +13,7 @@ class Picture:
         self.path = Path(path)
 
     def __repr__(self) -> str:
-        return f"Picture({str(self.path)!r})"
+        return f"Picture({self.path.name!r})"
 
     def _repr_png_(self) -> bytes:
         # Also for GIFs: browsers look at the data, and some pages that show notebooks know no other type.

@@ -11,10 +11,15 @@ PICTURES = re.compile(r"generated_(images|gif)_epoch(\d+)_guidance_weight(-?[\d.
 
 
 def is_template(check: Check) -> bool:
-    """Does the folder hold pictures of the template, and nothing that says what the run was?"""
+    """Does the folder hold pictures of the template, and nothing that says what the run was?
+
+    Models may have our names, which are the obvious ones, if there is a GIF of the template's.
+    """
     files = check.folder.files
-    ours = {"config.json", "metrics.csv"} & files.keys() or any(MODEL.fullmatch(name) for name in files)
-    return not ours and any(PICTURES.fullmatch(name) for name in files)
+    if {"config.json", "metrics.csv"} & files.keys():
+        return False
+    kinds = {match[1] for match in map(PICTURES.fullmatch, files) if match}
+    return "gif" in kinds or ("images" in kinds and not any(MODEL.fullmatch(name) for name in files))
 
 
 def check_template(check: Check) -> None:

@@ -91,6 +91,7 @@ def test_a_notebook_shows_what_is_written(tmp_path):
     ]
     for picture, name in shown:
         assert picture._repr_png_() == (tmp_path / name).read_bytes()
+        assert name in repr(picture) and str(tmp_path) not in repr(picture)  # notebooks keep it: no paths
 
 
 def test_calls_with_the_file_first_say_where_that_function_is(tmp_path):

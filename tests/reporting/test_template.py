@@ -36,6 +36,8 @@ def problems(folder):
 
 def test_it_is_named_and_what_can_be_checked_passes(log_mnist):
     assert problems(log_mnist) == []
+    (log_mnist / "model_epoch11.pt").write_bytes(b"some model")  # our name, and the obvious one
+    assert problems(log_mnist) == []
     notes = [text for level, _, text in check_folder(Folder(log_mnist)).findings if level == "note"]
     assert "not written by this suite" in notes[0] and "epochs 1, 6, 11" in notes[0]
 
