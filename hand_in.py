@@ -40,6 +40,7 @@ Train on MNIST:              python train_mnist.py
 Train on CIFAR-10:           python train_cifar10.py
 The equations:               ddpm.py, networks/Conditional_UNet.py
 Our results:                 {logs}
+Our answers:                 {answers}
 """
 
 
@@ -92,22 +93,24 @@ def collect(args: argparse.Namespace) -> "list[str]":
         check = check_folder(Folder(args.out / name))
         problems = [finding for finding in check.findings if finding.level == "problem"]
         if problems:
-            wanted.append(f"{name}: {len(problems)} problems, see `python check_log.py {folder}`")
+            wanted.append(f"{name}: not all is right, see `python check_log.py {folder}`")
+    answers = f"answers{args.answers.suffix}" if args.answers else "none"
     if args.answers:
-        shutil.copyfile(args.answers, args.out / f"answers{args.answers.suffix}")
+        shutil.copyfile(args.answers, args.out / answers)
     else:
         wanted.append("your answers to the questions, as a text file: --answers FILE")
     if not args.names:
         wanted.append("your names, for README.txt: --names")
     names = ", ".join(args.names) or "(names)"
     logs = ", ".join(f"{name}/report.html" for name in LOGS if (args.out / name).exists()) or "none"
-    (args.out / "README.txt").write_text(README.format(names=names, logs=logs), encoding="utf-8")
+    (args.out / "README.txt").write_text(README.format(names=names, logs=logs, answers=answers), encoding="utf-8")
     return wanted
 
 
 def start(folder: Path, words: "list[str]") -> None:
     """Start Python there, with nothing of this suite but what the folder holds. RunError with its last line if it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"  # more threads make steps this small slower, on a busy computer by far
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

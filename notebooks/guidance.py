@@ -36,12 +36,12 @@ sys.path.insert(0, str(found[0]))
 import tempfile
 
 import torch
-from IPython.display import Image, display
+from IPython.display import display
 
 from common.machine import pick_device
 from ddpm import DDPM
 from diffusion.condition import Condition
-from figures.curves import new_figure, plain_axes
+from figures.curves import new_figure, plain_axes, write_figure
 from figures.grids import plot_groups
 from training.checkpoint import load_model
 
@@ -54,8 +54,7 @@ print(f"on {device.type}, {ddpm.n_timesteps} of {full.n_timesteps} steps")
 
 def show(groups, heads=None):
     """Rows of images, each group [N, 1, 28, 28] with its label to the left."""
-    plot_groups(folder / "shown.png", groups, heads, None, len(groups[0][1]))
-    display(Image(data=(folder / "shown.png").read_bytes()))
+    display(plot_groups(folder / "shown.png", groups, heads, None, len(groups[0][1])))
 
 
 def seeded(seed=0):
@@ -96,8 +95,8 @@ axes.set_xlabel("t")
 axes.set_title(r"$\bar\alpha_t$", fontsize=11)
 axes.legend(frameon=False)
 plain_axes(axes)
-figure.savefig(folder / "shown.png")
-display(Image(data=(folder / "shown.png").read_bytes()))
+figure.tight_layout()
+write_figure(folder / "shown.png", figure)
 
 # %% [markdown]
 # ## Algorithm 1 on one image
