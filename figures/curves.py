@@ -62,21 +62,19 @@ def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "e
     def column(key: str) -> np.ndarray:
         return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in history])
 
-    figure = new_figure(11, 4.4)
-    left, right = figure.subplots(1, 2)
+    quarters = {label: column(key) for key, label in QUARTERS.items() if np.isfinite(column(key)).any()}
+    figure = new_figure(11 if quarters else 6.5, 4.4)
+    left, *others = figure.subplots(1, 2 if quarters else 1, squeeze=False)[0]
     colours = ["#440154", "#31688e", "#35a06b", "#d9a400"]  # dark to light with t, told apart by the colour-blind too
     style = {"marker": "o", "markersize": 4 if len(history) <= 50 else 0, "linewidth": 1.6}
     left.plot(column(unit), column("train_loss"), color="#1f5fa8", label="training", **style)
     known = np.isfinite(column("val_loss"))
     if known.any():
         left.plot(column(unit)[known], column("val_loss")[known], color="#d1495b", label="validation", **style)
-    for (key, label), colour in zip(QUARTERS.items(), colours):
-        values = column(key)
-        values[~(values > 0)] = np.nan  # the axis is logarithmic
-        if np.isfinite(values).any():
+    for right in others:
+        for (label, values), colour in zip(quarters.items(), colours):
+            values[~(values > 0)] = np.nan  # the axis is logarithmic
             right.plot(column(unit), values, color=colour, label=label, **style)
-    right.set_visible(bool(right.lines))
-    if right.lines:
         right.set_yscale("log")
         low, high = right.get_ylim()
         right.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
@@ -84,7 +82,7 @@ def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "e
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_locator(NullLocator())
     what = "of each epoch" if unit == "epoch" else "since the point before"
-    for axes, title in ((left, f"Mean loss {what}"), (right, "Training loss by timestep (log scale)")):
+    for axes, title in zip((left, *others), (f"Mean loss {what}", "Training loss by timestep (log scale)")):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
@@ -93,7 +91,8 @@ def plot_curves(path: str | os.PathLike, history: Sequence[dict], unit: str = "e
             axes.legend(frameon=False, fontsize=9)
     left.set_ylabel("loss: error of the predicted noise")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    note = "The mean goes flat long before training is done: watch the quarters and the samples."
+    watch = "the quarters and the samples" if quarters else "the samples"
+    note = f"The mean goes flat long before training is done: watch {watch}."
     figure.text(0.5, 0.02, note, ha="center", fontsize=9, style="italic", color="#666666")
     return write_figure(path, figure)
 

@@ -40,6 +40,7 @@ def test_loss_has_a_curve_for_each_column_that_is_known(tmp_path):
         assert train in colours(path) and val not in colours(path)
     plot_curves(path, [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": math.nan}])
     assert train in colours(path) and not quarters & colours(path)
+    assert (read_rgb(path)[:, -100:] < 255).any()  # the one curve has the whole page
 
 
 def test_loss_of_rows_from_a_file_and_of_values_without_logarithm(tmp_path):
