@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from diffusion import few_steps, inpainting, likelihood, schedules
+from diffusion import few_steps, inpainting, likelihood, objective, schedules
 from diffusion.checks import check_choice, check_class_vectors, check_count, check_finite, one_time
 from diffusion.condition import Condition, class_vectors
 from diffusion.fast_network import for_inference
@@ -45,6 +45,7 @@ class DDPM(nn.Module):
         schedule: 'linear' or 'cosine' (see diffusion/schedules.py).
         loss: 'mse' ([Ho] equation 14) or 'l1'.
         variance, clip_x0: defaults of the sampling methods; see `p_sample`.
+        predict, weighting: 'eps' or 'v', 'constant' or 'min-snr'; see diffusion/objective.py.
         amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
 
     Raises ValueError that names the argument and its value.
@@ -73,6 +74,8 @@ class DDPM(nn.Module):
         variance: str = "beta",
         clip_x0: bool = False,
         amp_dtype: torch.dtype | None = None,
+        predict: str = "eps",
+        weighting: str = "constant",
         **others: object,
     ):
         super().__init__()
@@ -83,6 +86,8 @@ class DDPM(nn.Module):
             raise ValueError(f"drop_prob must be in [0, 1], not {drop_prob}")
         check_choice("loss", loss, ("mse", "l1"))
         check_choice("variance", variance, likelihood.VARIANCES)
+        check_choice("predict", predict, objective.PREDICTIONS)
+        check_choice("weighting", weighting, objective.WEIGHTINGS)
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but torch sees no CUDA GPU: pass device='cpu'")
         for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
@@ -91,7 +96,7 @@ class DDPM(nn.Module):
         self.n_inputs = inputs_of(nn_model)  # of (x, t, c)
         self.n_timesteps = int(n_timesteps)
         self.drop_prob = drop_prob
-        self.loss = loss
+        self.loss, self.predict, self.weighting = loss, predict, weighting
         self.variance = variance
         self.clip_x0 = clip_x0
         self.sampler: Sampler = "ddpm"  # how `sample` takes a step: see `respaced`
@@ -110,7 +115,7 @@ class DDPM(nn.Module):
 
     ddpm_schedule = staticmethod(schedules.ddpm_schedule)
 
-    def _at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
+    def at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
         """values[t], shaped to multiply x: a scalar for an int; [N, 1, ..., 1] for N numbers, in a tensor or an array."""
         if isinstance(t, int):
             return values[t]
@@ -123,11 +128,11 @@ class DDPM(nn.Module):
 
         The factor is sqrt(alpha_bar_t); an exercise sheet that prints sqrt(alpha_t) there has a misprint.
         """
-        return self._at(self.sqrt_alpha_bar_t, t, x0) * x0 + self._at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
+        return self.at(self.sqrt_alpha_bar_t, t, x0) * x0 + self.at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Time, eps: Tensor) -> Tensor:
         """The x_0 that gives x_t with noise eps: `q_sample` solved for x_0 ([Ho] equation 15)."""
-        return (x_t - self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self._at(self.sqrt_alpha_bar_t, t, x_t)
+        return (x_t - self.at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self.at(self.sqrt_alpha_bar_t, t, x_t)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (shaped like x_t) and variance (to broadcast) of q(x_{t-1} | x_t, x_0) ([Ho] equations 6, 7).
@@ -135,11 +140,11 @@ class DDPM(nn.Module):
         t: int, or int64 [N], in 1..T. At t = 1 the mean is x_0 and the variance 0.
         """
         # Squares of stored roots, not 1 - alpha: the subtraction would lose most digits of a small beta in float32.
-        beta = self._at(self.sqrt_beta_t, t, x_t) ** 2
-        one_minus_alpha_bar = self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) ** 2
-        one_minus_alpha_bar_before = self._at(self.sqrt_one_minus_alpha_bar_t, t - 1, x_t) ** 2
-        weight_x0 = self._at(self.sqrt_alpha_bar_t, t - 1, x_t) * beta / one_minus_alpha_bar
-        weight_xt = self._at(self.alpha_t, t, x_t).sqrt() * one_minus_alpha_bar_before / one_minus_alpha_bar
+        beta = self.at(self.sqrt_beta_t, t, x_t) ** 2
+        one_minus_alpha_bar = self.at(self.sqrt_one_minus_alpha_bar_t, t, x_t) ** 2
+        one_minus_alpha_bar_before = self.at(self.sqrt_one_minus_alpha_bar_t, t - 1, x_t) ** 2
+        weight_x0 = self.at(self.sqrt_alpha_bar_t, t - 1, x_t) * beta / one_minus_alpha_bar
+        weight_xt = self.at(self.alpha_t, t, x_t).sqrt() * one_minus_alpha_bar_before / one_minus_alpha_bar
         return weight_x0 * x0 + weight_xt * x_t, beta * one_minus_alpha_bar_before / one_minus_alpha_bar
 
     # ------------------------------------------------------------ training
@@ -178,10 +183,10 @@ class DDPM(nn.Module):
         return t, noise, c
 
     def training_losses(self, y: Tensor, c: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14)."""
-        error = self.eps(self.q_sample(y, t, noise), t, c) - noise
+        """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14; other ones: diffusion/objective.py)."""
+        error = self.output(self.q_sample(y, t, noise), t, c) - objective.target(self, y, t, noise)
         error = error.abs() if self.loss == "l1" else error.square()
-        return error.flatten(1).mean(dim=1)
+        return objective.weighted(self, error.flatten(1).mean(dim=1), t)
 
     def eps(self, x_t: Tensor, t: Time, c: ConditionLike = None) -> Tensor:
         """The predicted noise, float32, shaped like x_t.
@@ -189,9 +194,13 @@ class DDPM(nn.Module):
         c: class (or context) vectors, float [N, n_classes]; None: no class; or a `Condition` (diffusion/condition.py),
             for guidance and mixtures of classes.
         """
+        return objective.noise_from(self, self.output(x_t, t, c), x_t, t)
+
+    def output(self, x_t: Tensor, t: Time, c: ConditionLike = None) -> Tensor:
+        """What the network says, float32, shaped like x_t: the noise, or v (`predict`). Arguments as of `eps`."""
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
-        time = self._at(self.time_t, t, x_t).to(x_t.dtype)
+        time = self.at(self.time_t, t, x_t).to(x_t.dtype)
         time = time.expand(len(x_t), *time.shape[1:])
         if isinstance(c, Condition):
             return c.eps(self._network, x_t, time)

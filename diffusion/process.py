@@ -23,6 +23,8 @@ class Process(Protocol):
     n_timesteps: int
     variance: str
     clip_x0: bool
+    predict: str
+    weighting: str
     sampler: Any  # a `Sampler` of diffusion/samplers.py, which imports this file
     _buffers: Any  # of nn.Module: the tensors of the schedule
     alpha_bar_t: Tensor
@@ -34,6 +36,7 @@ class Process(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+    def at(self, values: Tensor, t: Time, x: Tensor) -> Tensor: ...
     def draw(self, y: Tensor, c: None, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor | None]: ...
     def q_sample(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor: ...
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor]: ...

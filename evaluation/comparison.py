@@ -34,10 +34,14 @@ def images_of(model: Model, data_dir: Path, limit: int | None = None) -> ImageSe
         return sources.load(name, data_dir, train=False, limit=limit, **which)
 
 
+def loss_of(ddpm: DDPM) -> tuple[str, str, str]:
+    return ddpm.loss, ddpm.predict, ddpm.weighting
+
+
 def check_comparable(models: Sequence[Model]) -> None:
     """CallError if models differ in images, classes, noise schedule or loss: then pictures and losses do not compare."""
     about = [
-        (checkpoint.data_of(ddpm, content), content["class_names"], ddpm.alpha_bar_t.tolist(), ddpm.loss)
+        (checkpoint.data_of(ddpm, content), content["class_names"], ddpm.alpha_bar_t.tolist(), loss_of(ddpm))
         for _, ddpm, content, _ in models
     ]
     for model, one in zip(models, about):

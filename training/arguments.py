@@ -13,10 +13,11 @@ from common.console import CallError, at_least, in_range, number, values_from_ca
 from common.machine import pick_amp
 from ddpm import DDPM
 from diffusion.inpainting import JUMP_LENGTH
+from diffusion.objective import PREDICTIONS, WEIGHTINGS
 from diffusion.samplers import SAMPLERS
 from diffusion.schedules import PLACEMENTS, SCHEDULES
 from training import checkpoint
-from training.settings import About, Settings, Spec
+from training.settings import L_RATE_SCHEDULES, About, Settings, Spec
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
@@ -27,6 +28,11 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
     add("--beta1", type=beta, default=1e-4, help="of the linear schedule: the variance of the first step")
     add("--beta2", type=beta, default=0.02, help="of the linear schedule: the variance of the last step")
     add("--loss", choices=["mse", "l1"], default="mse", help="distance of true and predicted noise")
+    add("--predict", choices=PREDICTIONS, default="eps", help="what the network learns: the noise, or the velocity v")
+    text = "how much each t counts in the loss: all the same, or by its signal-to-noise ratio, up to a limit"
+    add("--weighting", choices=WEIGHTINGS, default="constant", help=text)
+    text = "constant, or falling to 0 over the run, as half a period of a cosine"
+    add("--l_rate_schedule", choices=L_RATE_SCHEDULES, default="constant", help=text)
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
     average_help = "moving average of the weights, used for validation and pictures; 0: off"
@@ -122,7 +128,11 @@ def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dic
     for name in ("beta1", "beta2"):
         if args.schedule == "cosine" and getattr(args, name) != parser.get_default(name):
             raise CallError(f"--{name} does nothing for --schedule cosine: leave it out, or take linear")
-    return {name: getattr(args, name) for name in ("n_timesteps", "schedule", "loss", "beta1", "beta2")}
+    process = {name: getattr(args, name) for name in ("n_timesteps", "schedule", "loss", "beta1", "beta2")}
+    for name in ("predict", "weighting"):  # as by default they are left out, for older models do not have them
+        if getattr(args, name) != parser.get_default(name):
+            process[name] = getattr(args, name)
+    return process
 
 
 def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:

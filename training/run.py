@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -88,6 +89,12 @@ class Run:
         self.redraw = False  # pictures that are there already
         self.drawing = self.drawn = False  # see `missing`
         self.picture, self.n_pictures = 0, 0  # of the present set: which is next, of how many
+
+    def l_rate(self, step: int) -> float:
+        """The learning rate of a training step, counted from 0."""
+        if self.settings.l_rate_schedule == "constant":
+            return self.settings.l_rate
+        return self.settings.l_rate * (1 + math.cos(math.pi * step / self.plan.last_step)) / 2
 
     # ------------------------------------------------------------------------------------------------ checkpoint and model
 

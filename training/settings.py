@@ -8,6 +8,7 @@ from typing import Any, Dict
 
 # {"network": a key of checkpoint.NETWORKS, "network_arguments": {...}, "ddpm": {...}}: arguments of the constructors.
 Spec = Dict[str, Any]
+L_RATE_SCHEDULES = ("constant", "cosine")
 ROWS_PER_PICTURE = 10  # of metrics.csv, in a run that counts steps
 
 
@@ -18,6 +19,7 @@ class Settings:
     log_dir: Path
     batch_size: int
     l_rate: float
+    l_rate_schedule: str = "constant"
     ema: float = 0.999
     seed: int = 0
     flip: bool = False

@@ -180,6 +180,8 @@ class Trainer(Run):
         if self.settings.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.ddpm.nn_model.parameters(), self.settings.clip_grad)
         self.updating = True
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.l_rate(self.step)
         self.optimizer.step()
         processes.share_buffers(self.ddpm.nn_model)
         self.average.update(self.step)
@@ -250,7 +252,7 @@ class Trainer(Run):
             "train_loss": self.meter.mean(),
             "val_loss": val_loss,
             **{f"loss_q{q}": mean for q, mean in enumerate(self.meter.quarter_means(), 1)},
-            "learning_rate": settings.l_rate,
+            "learning_rate": self.l_rate(self.step - 1),
             "images_per_second": self.meter.speed(),
             "seconds": seconds,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -674,3 +675,16 @@ def test_preempted_from_outside(data_dir, tmp_path):
     assert end.returncode == 0, end.stderr
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert [int(row["epoch"]) for row in rows] == list(range(1, done + 2))
+
+
+def test_a_learning_rate_that_falls_goes_on_where_it_was(quick, tmp_path, signal_at):
+    words, whole, log_dir = "--l_rate_schedule cosine --predict v --weighting min-snr", tmp_path / "a", tmp_path / "b"
+    assert quick(whole, words) == 0
+    rates = [row["learning_rate"] for row in checkpoint.load(whole / "checkpoint.pt")["history"]]
+    last = 3 * STEPS
+    expected = [3e-4 * (1 + math.cos(math.pi * (epoch * STEPS - 1) / last)) / 2 for epoch in (1, 2, 3)]
+    assert rates == pytest.approx(expected, rel=1e-3)
+    signal_at(STEPS + 2, signal.SIGTERM)
+    assert quick(log_dir, words) == 128 + signal.SIGTERM
+    assert quick(log_dir, f"{words} --resume") == 0
+    assert_same_training(whole, log_dir)
