@@ -31,7 +31,7 @@ from common.files import atomic_write, check_writable
 from reporting.checks import Check
 from reporting.hand_ins import HandIn, is_nothing
 from reporting.reader import printable
-from reporting.sharing import Own, Print, compare, print_of
+from reporting.sharing import Own, Print, compare_all, print_of
 from reporting.sharing import table as sharing_table
 from reporting.verdict import More, check_folder, check_sheet, count, problems, row, table
 
@@ -80,18 +80,6 @@ class Checked:
     def rows(self) -> "list[dict[str, Any]]":
         checks = self.checks or [(self.hand_in.path, self.sheet)]
         return [row(path, self.hand_in.path, check) for path, check in checks]
-
-
-def compare_all(checked: "list[Checked]") -> str:
-    """Compare all hand-ins with each other: the table of who shares what, and a problem for both where one is a copy."""
-    prints = [pair for one in checked for pair in one.prints]
-    check_of = {found.name: check for check, found in prints}
-    pairs = compare([found for _, found in prints])
-    for a, b, level, text in pairs:
-        if level == "problem":
-            for one, other in ((a, b), (b, a)):
-                check_of[one.name].say("problem", "another hand-in", f"{other.name} shares {text}")
-    return sharing_table(pairs)
 
 
 def as_csv(rows: "list[dict[str, Any]]") -> str:
@@ -170,8 +158,8 @@ def main() -> None:
         live_line(f"{i + 1} of {len(args.folders)}: {printable(path)}")
         checked.append(Checked(HandIn(path), own, more))
     live_line("")
-    sharing = compare_all(checked)
-    show(checked, sharing, args)
+    sharing = compare_all([pair for one in checked for pair in one.prints])
+    show(checked, sharing_table(sharing), args)
     sys.exit(1 if any(one.failed for one in checked) else 0)
 
 

@@ -183,7 +183,7 @@ class DDPM(nn.Module):
         return t, noise, c
 
     def training_losses(self, y: Tensor, c: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14; other ones: diffusion/objective.py)."""
+        """Loss of each sample, [N] float32, averaged over its pixels ([Ho] equation 14, or diffusion/objective.py)."""
         error = self.output(self.q_sample(y, t, noise), t, c) - objective.target(self, y, t, noise)
         error = error.abs() if self.loss == "l1" else error.square()
         return objective.weighted(self, error.flatten(1).mean(dim=1), t)

@@ -15,6 +15,7 @@ from reporting.hand_ins import HandIns
 from reporting.html import POLICY, STYLE, link, page, paragraph, scroll
 from reporting.reader import Folder
 from reporting.run import Pictures, Run, read_run
+from reporting.sharing import compare_all, print_of
 from reporting.tables import classifier_accuracy
 from reporting.verdict import check_folder, count
 
@@ -35,8 +36,8 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
   border: 1px solid var(--soft); }
 @media print { th button::after { content: ""; } .filter { display: none; } table.index img { width: 30mm; } }
 """
-# Sorts the table by a column, and shows only the rows that contain some words. The Content-Security-Policy names the hash of this script and allows no other. Without scripts
-# the table is sorted by name.
+# Sorts the table by a column, and shows only the rows that contain some words. The Content-Security-Policy names the hash
+# of this script and allows no other. Without scripts the table is sorted by name.
 SCRIPT = """
 for (const head of document.querySelectorAll("th[data-sort]")) {
   const button = document.createElement("button");
@@ -162,9 +163,17 @@ def write_index(root: str | os.PathLike) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder")
-    rows, folders = [], HandIns(root).folders
-    for folder in folders:
+    rows, checks, prints = [], [], []
+    for folder in HandIns(root).folders:
         check = check_folder(folder)
+        checks.append((folder, check))
+        place = folder.path.relative_to(root)
+        found = print_of(place.as_posix(), Path(*place.parts[:1]), check)
+        if found:
+            prints.append((check, found))
+        check.generated, check.real, check.models = {}, None, {}  # a hundred folders would fill the memory
+    compare_all(prints)
+    for folder, check in checks:
         try:
             cells = _row(root, folder, check)
         except Exception as error:  # whatever is wrong with one folder, the table of the others is needed
@@ -176,9 +185,7 @@ def write_index(root: str | os.PathLike) -> Path:
     )
     name = root.resolve().name
     grid = f'<table class="index"><thead><tr>{heads}</tr></thead><tbody>\n{"".join(rows)}</tbody></table>'
-    about = (
-        f"{len(folders)} log folder{'s' * (len(folders) != 1)}. The verdict is that of check_log.py without a model. "
-    )
+    about = f"{len(checks)} log folder{'s' * (len(checks) != 1)}. The verdict is that of check_log.py without a model. "
     about += "Losses and judge accuracy are claimed: they stand in the folders."
     body = [f"<h1>{escape(name)}</h1>\n", paragraph(about), scroll(grid, "Log folders") if rows else ""]
     body.append(f"<script>{SCRIPT}</script>\n")

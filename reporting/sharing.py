@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -98,6 +98,17 @@ def compare(prints: list[Print]) -> list[tuple[Print, Print, str, str]]:
             level, text = result
             found.append((a, b, "note" if a.hand_in == b.hand_in else level, text))
     return found
+
+
+def compare_all(prints: Sequence[tuple[Check, Print]]) -> list[tuple[Print, Print, str, str]]:
+    """Compare all runs with each other. Where one is a copy, both get a problem. The pairs are those of `compare`."""
+    check_of = {found.name: check for check, found in prints}
+    pairs = compare([found for _, found in prints])
+    for a, b, level, text in pairs:
+        if level == "problem":
+            for one, other in ((a, b), (b, a)):
+                check_of[one.name].say("problem", "another hand-in", f"{other.name} shares {text}")
+    return pairs
 
 
 def table(pairs: list[tuple[Print, Print, str, str]]) -> str:

@@ -22,6 +22,8 @@ from reporting.page import write_report
 from reporting.run import read_run
 from reporting.tables import classifier_accuracy
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
@@ -64,6 +66,13 @@ def test_the_index_has_a_line_for_each_folder(root):
         for name in ("src", "href"):
             if name in attributes:
                 assert attributes[name].startswith("./") and (root / unquote(attributes[name])).exists()
+
+
+def test_a_copy_is_told_to_both(tmp_path):
+    for name in ("ann", "bob"):
+        shutil.copytree(ROOT / "log" / "log_toy_two_gaussians", tmp_path / name / "log_toy")
+    for row, other in zip(rows_of(Page(write_index(tmp_path))), ("bob", "ann")):
+        assert f"another hand-in: {other}/log_toy shares the times of" in row[2]
 
 
 def test_one_bad_folder_costs_its_own_line_only(root, monkeypatch):
