@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add("--dataset", choices=sorted(sources.SOURCES), help="for an .npz: the real images to compare with")
     add("--data_class", metavar="NAME", help="for an .npz: only this class of the real images")
-    text = "file that the results are added to (metrics.json beside the model)"
-    add("--out", type=as_path, metavar="FILE", help=text)
+    text = "folder of the results, which are added to its metrics.json (that of the model)"
+    add("--out", type=as_path, metavar="FOLDER", help=text)
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--bits_per_dim", type=at_least(1), metavar="N", help="measure the likelihood of the first N test images")
     instead("--inpaint", type=at_least(1), metavar="N", help="measure completions of the first N test images")
@@ -100,7 +100,10 @@ def parse_arguments() -> argparse.Namespace:
         refuse(args, "anything but --inpaint", "mask", "method", "n_resample", "jump_length")
     elif all((args.n_resample or N_RESAMPLE[method]) == 1 for method in args.method or METHODS):
         refuse(args, "steps that are taken only once", "jump_length")
-    args.out = args.out or args.source.parent / "metrics.json"
+    if args.out and args.out.suffix == ".json":
+        raise CallError(f"--out is the folder of the results, not the file {args.out}: --out {args.out.parent}")
+    args.out = args.out or args.source.parent
+    args.record = args.out / "metrics.json"
     return args
 
 
@@ -118,8 +121,8 @@ def main() -> None:
     args = parse_arguments()
     device = processes.start(args.device)
     keep_large_buffers()
-    read_list(args.out)  # now: a file that cannot be added to is found before the work begins
-    check_writable(args.out)
+    read_list(args.record)  # now: a file that cannot be added to is found before the work begins
+    check_writable(args.record)
     about = {"command": command_line(), "device": device_name(device), "model": args.source.name}
     if args.source.suffix == ".npz":
         evaluate_npz(args, about, device)
@@ -127,9 +130,9 @@ def main() -> None:
         evaluate_model(args, about, device, measure_steps if args.steps_sweep else measure_samples)
     if processes.rank():
         return
-    print(f"added to {args.out}")
-    if (args.out.parent / "report.html").exists():
-        write_report(args.out.parent)
+    print(f"added to {args.record}")
+    if (args.out / "report.html").exists():
+        write_report(args.out)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,9 @@ def start_comparison(
     if min(n, len(train_set)) <= NEIGHBOURS:
         raise CallError(f"{n} images and {len(train_set)} real ones: more than {NEIGHBOURS} of each are needed")
     reference = Reference(train_set, test_set, args.judge_dir, args.data_dir if args.fid else None)
-    record = Record(args.out, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy)
+    record = Record(
+        args.record, **about, measured="samples", judge_accuracy_on_real_test_images=reference.judge_accuracy
+    )
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(args.seed))
     classes = one_hot(test_set.labels.cpu()[order], test_set.n_classes)
     rank = (classes.cumsum(0) * classes).sum(1)  # 1 for the first image of each class, 2 for the second, ...
@@ -182,7 +184,7 @@ def measure_completions(
         flush=True,
     )
     record = Record(
-        args.out,
+        args.record,
         **about,
         measured="completions",
         judge_accuracy_on_real_test_images=accuracy,
@@ -268,9 +270,9 @@ def measure_bits(
         f"+ {result['steps']:.4f} (L_1 .. L_{T - 1}, the steps) + {result['prior']:.2g} (L_{T}, the prior)",
         flush=True,
     )
-    with free_names(args.out.parent, f"bits_per_dim_{args.source.stem}", (".png", ".csv")) as paths:
+    with free_names(args.out, f"bits_per_dim_{args.source.stem}", (".png", ".csv")) as paths:
         write_csv(paths[1], [{"term": f"L_{k}", "bits_per_dim": value} for k, value in enumerate(terms.tolist())])
         title = f"{args.source.name}: at most {result['bits_per_dim']:.3f} bits per dimension, {len(y)} test images"
         bits_figure(paths[0], terms.numpy(), title)
     result["figure"] = paths[0].name  # its numbers are in the .csv of the same name
-    Record(args.out, **about, measured="bits per dimension", bound_of=of, arithmetic="float32").add(result)
+    Record(args.record, **about, measured="bits per dimension", bound_of=of, arithmetic="float32").add(result)

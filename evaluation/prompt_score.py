@@ -43,7 +43,7 @@ def measure_prompts(ddpm: DDPM, content: dict[str, Any], args: argparse.Namespac
     encoder = encoder_of(Model(args.source, ddpm, content, ddpm), args.clip_weights)
     vectors = encode_prompts(encoder, args.prompts)  # [K, D]; first, since a prompt may be refused
     look, by = look_of(encoder, ddpm, content, args)
-    record = Record(args.out, **about, measured="prompts", vectors_by=by)
+    record = Record(args.record, **about, measured="prompts", vectors_by=by)
     ratings, scores = [], []
     n = args.n_samples or 30
     for w in args.g_weight or [0, 1, 3, 7]:
@@ -60,10 +60,10 @@ def measure_prompts(ddpm: DDPM, content: dict[str, Any], args: argparse.Namespac
             print(f"w = {w:g}, {prompt}: score {result['score']:.3f}", flush=True)
         if isinstance(encoder, Attributes):
             ratings += compare_ends(encoder, args.prompts, seen.mean(0), w, n)
-    with free_names(args.out.parent, f"prompt_score_{args.source.stem}") as paths:
+    with free_names(args.out, f"prompt_score_{args.source.stem}") as paths:
         score_figure(paths[0], scores, ratings, f"{args.source.name}, {n} samples of each prompt")
     if ratings:
-        record = Record(args.out, **about, measured="ratings", vectors_by=by)
+        record = Record(args.record, **about, measured="ratings", vectors_by=by)
         for rating in ratings:
             record.add(rating)
             print(

@@ -63,7 +63,7 @@ def measure_steps(
     fits = fitted_times(ddpm, few) if fitted and few else {}
     jobs = [(n, way) for n in few for way in ways] + [(T, Way("ddpm", "uniform"))] * (T in numbers)
     rows: list[dict[str, Any]] = []
-    with free_names(args.out.parent, f"steps_{args.source.stem}", (".png", ".csv")) as paths:
+    with free_names(args.out, f"steps_{args.source.stem}", (".png", ".csv")) as paths:
         for n, way in jobs:
             sampler = ddpm.respaced(fits[n] if n < T and way.placement == "fitted" else n, way.sampler, way.placement)
             row: dict[str, Any] = {"sampler": str(way), "steps": n}

@@ -272,7 +272,8 @@ def test_a_model_that_diverges_later_is_refused(evaluated, tmp_path, monkeypatch
 def test_where_results_cannot_be_written_no_work_begins(evaluated, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "evaluate_model", None)
     (tmp_path / "file").write_text("in the way")
-    for out, status in ((".", 2), (tmp_path / "file" / "metrics.json", 1), (tmp_path, 2)):
+    (tmp_path / "folder" / "metrics.json").mkdir(parents=True)
+    for out, status in ((tmp_path / "metrics.json", 2), (tmp_path / "file", 1), (tmp_path / "folder", 2)):
         assert evaluated(f"--out {out}") == (status, None)
         (line,) = capsys.readouterr().err.splitlines()
         assert str(out) in line

@@ -89,7 +89,7 @@ def base(tmp_path_factory, whole_run, data_dir):
             "--data_dir",
             str(data_dir),
         ],
-        "evaluate": [model, "--device", "cpu", "--out", str(folder / "metrics.json"), "--data_dir", str(data_dir)],
+        "evaluate": [model, "--device", "cpu", "--out", str(folder), "--data_dir", str(data_dir)],
         "check_log": [str(whole_run), str(folder / "out"), str(folder)],
         "report": [str(folder / "own")],
     }

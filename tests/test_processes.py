@@ -152,7 +152,7 @@ def test_samples_and_measurements_are_those_of_one_process(whole_run, data_dir, 
         end = launch(n, f"sample.py {model} --npz 15 --batch_size 10 --out {out} --device cpu")
         assert end.returncode == 0, end.stderr
         assert [file.name for file in sorted(out.iterdir())] == ["samples.log", "samples.npz"]
-        words = f"--bits_per_dim 5 --data_dir {data_dir} --out {out / 'metrics.json'} --device cpu"
+        words = f"--bits_per_dim 5 --data_dir {data_dir} --out {out} --device cpu"
         end = launch(n, f"evaluate.py {model} {words}")
         assert end.returncode == 0 and end.stdout.count("added to ") == 1, end.stderr
         (entry,) = json.loads((out / "metrics.json").read_text())

@@ -272,7 +272,7 @@ def test_clip_weights_from_a_file_and_those_of_another_model(tiny_clip, clip_run
 def evaluated(log_dir, faces, tmp_path, *words):
     """The results of `python evaluate.py` in words: {kind: rows}."""
     call = [str(log_dir / "model_epoch2.pt"), "--device", "cpu", "--data_dir", str(faces), "--n_samples", "4"]
-    out = ["--out", str(tmp_path / "metrics.json"), "--judge_dir", str(tmp_path)]
+    out = ["--out", str(tmp_path), "--judge_dir", str(tmp_path)]
     assert run_here(evaluate, [*call, *out, *words]) == 0
     entries = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     return {entry["measured"]: entry["results"] for entry in entries}
@@ -326,6 +326,6 @@ def test_measurements_that_are_refused(run, words, told, capsys):
 
 
 def test_a_model_of_classes_has_no_prompts_to_measure(model, tmp_path, capsys):
-    out = ["--out", str(tmp_path / "metrics.json")]
+    out = ["--out", str(tmp_path)]
     assert run_here(evaluate, [str(model), "--device", "cpu", "--prompts", "old", *out]) == 2
     assert "was not trained on context vectors" in capsys.readouterr().err
