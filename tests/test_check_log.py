@@ -273,10 +273,10 @@ SPOILT = {
         "metrics.json: is a link",
     ),
     "pipe": (lambda f: ((f / "loss.png").unlink(), os.mkfifo(f / "loss.png")), "loss.png: is a pipe or device"),
-    "folder for a grid": (lambda f: ((f / GRID).unlink(), (f / GRID).mkdir()), f"{GRID}: is a folder, where a file"),
+    "folder for a grid": (lambda f: ((f / GRID).unlink(), (f / GRID).mkdir()), f"{GRID}: is a folder, but should"),
     "folder for the config": (
         lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
-        "config.json: is a folder, where a file",
+        "config.json: is a folder, but should",
     ),
     "huge picture": (
         lambda f: (f / GRID).write_bytes(png_header(100_000, 100_000)),
