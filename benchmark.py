@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.console import ArgumentParser, CallError, RunError, as_path, at_least, run_script
-from common.files import write_json
+from common.files import check_writable, write_json
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
 from ddpm import DDPM
@@ -286,6 +286,8 @@ def main() -> None:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise RunError(f"{args.table} is not a file of benchmark.py --json") from None
         return
+    if args.json:
+        check_writable(args.json)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
     print(speed_table(found))

@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--problems", action="store_true", help="only problems, one line each")
     add(
         "--csv",
-        type=Path,
+        type=as_path,
         metavar="FILE",
         help="also a table with one row per log folder; - writes it, and nothing else",
     )

@@ -79,6 +79,13 @@ def needed(listed: "list[str]") -> "set[Path]":
     return found
 
 
+def left_behind(folder: str, names: "list[str]") -> "set[str]":
+    """What of a log folder is not handed in: what only continues a run, hidden files, and what is neither file nor folder."""
+    paths = {name: Path(folder, name) for name in names}
+    hidden = {name for name in names if name == "checkpoint.pt" or name.startswith(".")}
+    return hidden | {name for name, path in paths.items() if not (path.is_file() or path.is_dir())}
+
+
 def collect(args: argparse.Namespace) -> "list[str]":
     """Fill args.out. Returns what the sheet still wants, in words."""
     wanted = []
@@ -89,7 +96,7 @@ def collect(args: argparse.Namespace) -> "list[str]":
         if not folder.is_dir():
             wanted.append(f"{name}: {folder} is not there (train it, or name another folder with --logs)")
             continue
-        shutil.copytree(folder, args.out / name, ignore=shutil.ignore_patterns("checkpoint.pt", ".*"))
+        shutil.copytree(folder, args.out / name, ignore=left_behind)
         check = check_folder(Folder(args.out / name))
         problems = [finding for finding in check.findings if finding.level == "problem"]
         if problems:
@@ -103,7 +110,8 @@ def collect(args: argparse.Namespace) -> "list[str]":
         wanted.append("your names, for README.txt: --names")
     names = ", ".join(args.names) or "(names)"
     logs = ", ".join(f"{name}/report.html" for name in LOGS if (args.out / name).exists()) or "none"
-    (args.out / "README.txt").write_text(README.format(names=names, logs=logs, answers=answers), encoding="utf-8")
+    text = README.format(names=names, logs=logs, answers=answers)
+    (args.out / "README.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     return wanted
 
 

@@ -33,7 +33,17 @@ from typing import Any, Sequence
 
 import torch
 
-from common.console import ArgumentParser, CallError, Progress, as_path, at_least, in_range, number, run_script
+from common.console import (
+    ArgumentParser,
+    CallError,
+    Progress,
+    as_path,
+    at_least,
+    expanded,
+    in_range,
+    number,
+    run_script,
+)
 from common.files import free_names, open_to_append
 from common.machine import command_line, commit, device_name, keep_large_buffers, now, pick_amp
 from datasets.class_names import class_index, parse_mixture
@@ -103,7 +113,11 @@ def parser() -> argparse.ArgumentParser:
     modes("--npz", type=at_least(1), metavar="N", help="N images as samples.npz; continues after an interruption")
 
     add = parser.add_argument_group("options of --inpaint").add_argument
-    add("--mask", help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)")
+    add(
+        "--mask",
+        type=expanded,
+        help=f"hidden part: {', '.join(inpainting.MASKS)} (bottom), or an image file (dark = hidden)",
+    )
     add("--method", choices=inpainting.METHODS, help="input (the default), mean (fastest), or repaint (slowest)")
     add("--scale", type=in_range(0, 1e6), help="strength of the correction by the methods mean and input (1)")
     add_resampling_arguments(add)

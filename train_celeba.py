@@ -30,6 +30,7 @@ from common.console import (
     HelpFormatter,
     as_path,
     at_least,
+    expanded,
     in_range,
     number,
     run_script,
@@ -102,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     add("--attributes", type=as_path, default=None, metavar="FILE", help=text)
     add("--clip_model", default=clip.MODEL, metavar="NAME", help="a model of open_clip")
     text = f"its weights: a name that open_clip knows, a file, or `{clip.RANDOM}`"
-    add("--clip_weights", default=clip.WEIGHTS, metavar="FILE", help=text)
+    add("--clip_weights", type=expanded, default=clip.WEIGHTS, metavar="FILE", help=text)
 
     add_method_arguments(parser)
     add_running_arguments(parser)

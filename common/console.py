@@ -104,7 +104,12 @@ def as_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             "is empty: a file or folder is needed" if not text else "holds a null character"
         )
-    return Path(os.path.expanduser(text))
+    return Path(expanded(text))
+
+
+def expanded(text: str) -> str:
+    """An argparse type: a name, or a file as in `as_path`."""
+    return os.path.expanduser(text)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -122,8 +127,21 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if os.environ.get("RANK", "0") == "0":
+        if place_in_group()[0] == 0:
             super()._print_message(message, file)
+
+
+def place_in_group() -> tuple[int, int]:
+    """The rank of this process and the number of processes that torchrun or srun started; (0, 1) for a single one.
+
+    RANK and WORLD_SIZE may stand in the environment for reasons of the user's own: without both, as numbers, and an
+    address to meet at, they say nothing.
+    """
+    try:
+        rank, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        return 0, 1
+    return (rank, n) if 0 <= rank < n and n > 1 and os.environ.get("MASTER_ADDR") else (0, 1)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

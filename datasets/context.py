@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import cast
 
@@ -51,7 +52,7 @@ class ContextSet(ImageSet):
 
 def root_of(name: str, data_dir: Path) -> Path:
     """Where the images of a data set in LAYOUTS are."""
-    return Path(data_dir).expanduser().absolute() / LAYOUTS[name][0]
+    return Path(os.path.expanduser(data_dir)).absolute() / LAYOUTS[name][0]
 
 
 def load_images(

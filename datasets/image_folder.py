@@ -174,6 +174,8 @@ def _decode_files(
         """The image, uint8 [3, size, size], or what is wrong with the file."""
         path = os.path.join(folder, file.name)
         try:
+            if os.path.exists(path) and not os.path.isfile(path):
+                return "is no plain file"  # opening a pipe would wait for ever
             return "stopped" if stopped.is_set() else decode(path, size, size)
         except MemoryError:
             raise

@@ -99,7 +99,7 @@ def load(
         if value is not None and value < least:
             raise ValueError(f"{argument} = {value}: must be at least {least}")
 
-    request = Request(Path(data_dir).expanduser().absolute(), train, im_height, seed, n_workers)
+    request = Request(Path(os.path.expanduser(data_dir)).absolute(), train, im_height, seed, n_workers)
     images, labels, names = SOURCES[name](request)
     n_classes = len(names) if class_names or not n_classes else n_classes
     if n_classes > len(names):

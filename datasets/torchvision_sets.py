@@ -131,6 +131,8 @@ def _as_people_have_it(file: Path) -> Path | None:
     """This file, or the same under another name that it goes by; None if there is none."""
     names = [file.name, file.name.replace("-idx", ".idx")]
     found = [file.with_name(f"{name}{packed}") for packed in ("", ".gz") for name in names]
+    # Some unpackers make a folder for each file.
+    found += [file.with_name(folder) / name for folder in names for name in names]
     return next((path for path in found if path.is_file()), None)
 
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.console import CallError, Progress, RunError
-from common.files import format_duration
+from common.files import check_writable, format_duration
 from common.machine import pick_amp
 from datasets.image_set import ImageSet, to_float, to_uint8
 from diffusion.fast_network import for_inference
@@ -123,6 +123,7 @@ def load_or_train(file: Path, train_set: ImageSet, test_set: ImageSet) -> tuple[
         classifier = new_classifier(train_set, recipe_for(train_set)).eval()
         checkpoint.load_weights(classifier, content["model"], file)
     else:
+        check_writable(file)
         classifier = train(train_set)
         checkpoint.save(file, {"model": classifier.state_dict(), "trained_on": trained_on(train_set)})
     accuracy, n, chance = accuracy_of(classifier, test_set), len(test_set), 1 / _n_outputs(train_set)

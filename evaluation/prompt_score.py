@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.console import CallError, Progress, values_from_call
-from common.files import free_names
+from common.files import check_writable, free_names
 from datasets.clip import Clip
 from datasets.context import LAYOUTS, ContextSet, encode_prompts, load_images, with_context
 from datasets.encoders import Attributes, Encoder, read_table
@@ -116,6 +116,7 @@ def load_or_train(folder: Path, train_set: ContextSet, test_set: ContextSet) -> 
     if file.exists():
         checkpoint.load_weights(network, checkpoint.load(file, "model")["model"], file)
     else:
+        check_writable(file)
         train(network, train_set)
         checkpoint.save(file, {"model": network.state_dict()})
     y, c = test_set.batch(torch.arange(len(test_set)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,19 @@ def test_collects_what_the_sheet_lists_and_says_what_it_wants(tmp_path, whole_ru
     assert "still wanted: your answers" not in printed
     assert [words[0] for words in no_start] == ["-c", "train_cifar10.py", "train_mnist.py"]
     assert run_here(hand_in, words) == 2 and "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_odd_files_and_names(tmp_path, no_start):
+    logs = tmp_path / "log"
+    logs.mkdir()
+    os.mkfifo(logs / "samples.log")
+    (logs / "lost.png").symlink_to(tmp_path / "nowhere")
+    (logs / "config.json").write_text("{}")
+    words = ["--logs", str(logs), str(logs), "--out", str(tmp_path / "out"), "--names", os.fsdecode(b"\xdcbung")]
+    assert run_here(hand_in, words) == 0
+    assert os.listdir(tmp_path / "out" / "log_mnist") == ["config.json"]
+    assert "udcdcbung" in (tmp_path / "out" / "README.txt").read_text()
 
 
 def test_only_what_is_imported_comes_along():

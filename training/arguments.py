@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
-from common.console import CallError, at_least, in_range, number, values_from_call
+from common.console import CallError, at_least, expanded, in_range, number, values_from_call
 from common.machine import pick_amp
 from ddpm import DDPM
 from diffusion.inpainting import JUMP_LENGTH
@@ -77,6 +77,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--raw", action="store_true", help="the last weights of a checkpoint.pt, not their moving average")
     add(
         "--clip_weights",
+        type=expanded,
         metavar="FILE",
         help="of --prompts: CLIP's weights, if they are not where they were in training",
     )

@@ -25,7 +25,7 @@ import torch.nn as nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from common.console import CallError, RunError, one_line, status_of
+from common.console import CallError, RunError, one_line, place_in_group, status_of
 from common.machine import pick_device
 from ddpm import DDPM
 
@@ -46,7 +46,7 @@ def start(device: str) -> torch.device:
 
     device: value of --device. Raises CallError if it is not available, or is one device for all processes.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if place_in_group()[1] == 1:
         return pick_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +81,7 @@ def together() -> Iterator[None]:
 
     A process that fails ends. The others notice when they need it, or their launcher ends them: none waits for ever.
     """
-    rank_here = int(os.environ.get("RANK", 0))
+    rank_here, n = place_in_group()
     try:
         yield
         _part()
@@ -95,7 +95,7 @@ def together() -> Iterator[None]:
         _part()
         sys.exit(status)  # all have the same: rank 0 says what
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if n == 1:
             raise
         if isinstance(error, getattr(dist, "DistError", ())) or "gloo" in str(error):
             message = f"another process of this run has ended, and this one cannot go on alone ({one_line(error)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import signal
@@ -9,9 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_rooms import SCRIPTS
 
 from common import console
-from common.console import ArgumentParser, CallError, Output, as_path, at_least, in_range, live_line, number, run_script
+from common.console import (
+    ArgumentParser,
+    CallError,
+    Output,
+    as_path,
+    at_least,
+    expanded,
+    in_range,
+    live_line,
+    number,
+    run_script,
+)
 from common.limits import WHOLE
 
 
@@ -74,6 +87,14 @@ def test_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     monkeypatch.setenv("USERPROFILE", "/home/anna")
     assert as_path("~/run") == Path("/home/anna/run") and as_path("run~") == Path("run~")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_path_of_a_command_line_may_begin_with_the_home_folder(script):
+    paths = ("FILE", "FOLDER", "MODEL", "IMAGE", "HAND_IN")
+    for action in importlib.import_module(script).parser()._actions:
+        if action.metavar in paths or isinstance(action.default, Path) or action.dest in ("mask", "log_dir"):
+            assert action.type in (as_path, expanded) or action.choices, action.dest
 
 
 # ------------------------------------------------------------ output

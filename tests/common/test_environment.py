@@ -13,8 +13,10 @@ import pytest
 import torch
 from test_rooms import SCRIPTS
 
+import check_log
 from common import machine
 from common.console import CallError, run_script
+from training import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +73,29 @@ def test_a_device_that_is_not_there_is_a_wrong_call(name):
     with pytest.raises(CallError) as error:
         machine.pick_device(name)
     assert "\n" not in str(error.value) and "--device cpu" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"RANK": ""},
+        {"RANK": "3"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "x", "WORLD_SIZE": "y"},
+        {"RANK": "1", "WORLD_SIZE": "2"},
+    ],
+)
+def test_left_over_variables_of_a_launcher_decide_nothing(found, monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert processes.start("cpu") == torch.device("cpu") and processes.count() == 1
+    with processes.together():
+        pass
+    with pytest.raises(SystemExit):
+        check_log.parser().parse_args([])
+    assert "HAND_IN" in capsys.readouterr().err
 
 
 def test_devices_that_are_there():

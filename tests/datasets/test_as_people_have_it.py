@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from tiny_folders import write_folder
 from tiny_mnist import write_mnist
 
+from common.console import DataError
 from datasets import sources, torchvision_sets
 from datasets.image_files import decode
 
@@ -26,6 +29,30 @@ def test_mnist_as_people_have_it(tmp_path, names, packed):
     data = sources.load("mnist", tmp_path, True)
     assert np.array_equal(data.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
     assert np.array_equal(data.labels.numpy(), arrays["train-labels-idx1-ubyte"])
+
+
+def test_mnist_in_folders_of_the_files_names(tmp_path):
+    arrays = write_mnist(tmp_path)
+    for file in list((tmp_path / "MNIST" / "raw").iterdir()):
+        content = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        (file / file.name.replace("-idx", ".idx")).write_bytes(content)
+    assert np.array_equal(sources.load("mnist", tmp_path, False).labels.numpy(), arrays["t10k-labels-idx1-ubyte"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_pipe_among_pictures_is_left_out(tmp_path):
+    root = write_folder(tmp_path, ["cat"], 120, size=8)
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    which = {"n_classes": None, "im_height": 8, "im_channels": 3}
+    assert sum(len(sources.load("folder", root, split, **which)) for split in (True, False)) == 120
+
+
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="~no_such_user"):
+        sources.load("folder", "~no_such_user/x", True)
 
 
 def test_clothes_under_the_names_of_digits_are_told(tmp_path, monkeypatch, capsys):

@@ -252,6 +252,13 @@ def test_a_classifier_is_trained_once(n_classes, tmp_path, monkeypatch):
         load_or_train(file, train_set, test_set)
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / "judges").write_text("no folder")
+    monkeypatch.setattr(classifiers, "train", None)
+    with pytest.raises(OSError, match="judges"):
+        load_or_train(tmp_path / "judges" / "classifier.pt", coloured(64), coloured(20))
+
+
 # ------------------------------------------------------------------------------------------------ features
 
 
