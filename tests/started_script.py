@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,13 @@ def run_started(script: str, words: Sequence[str], folder: Path) -> tuple[int, s
     return process.exitcode, (folder / "printed.txt").read_text(encoding="utf-8")
 
 
+def run_code(code: str, words: Sequence[str], folder: Path) -> tuple[int, str]:
+    """The same for lines of Python, which may import the suite."""
+    file = folder / "code.py"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}", encoding="utf-8")
+    return run_started(str(file), words, folder)
+
+
 def start(script: str, words: Sequence[str], folder: Path, output: Path, **environment: str) -> BaseProcess:
     """The same, still running.
 
@@ -31,6 +39,17 @@ def start(script: str, words: Sequence[str], folder: Path, output: Path, **envir
     process = context.Process(target=_start, args=what)
     process.start()
     return process
+
+
+def start_ranks(n: int, script: str, words: Sequence[str], folder: Path, name: str = "rank") -> list[BaseProcess]:
+    """n processes that train together, as a launcher would start them. Rank k prints to folder/{name}{k}.txt."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [
+        start(script, words, folder, folder / f"{name}{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank), **meet)
+        for rank in range(n)
+    ]
 
 
 def _start(script: str, words: list[str], folder: str, output: str, environment: dict[str, str]) -> None:

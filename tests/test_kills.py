@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import socket
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -14,7 +13,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from started_script import start
+from started_script import start_ranks
 
 # Most of the time of this run goes into files: a checkpoint at every step, and pictures.
 RUN = (
@@ -25,15 +24,8 @@ RUN = (
 
 def begin(folder: Path, n: int) -> list[BaseProcess]:
     """Start the run in n processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meet = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     words = [*RUN.split(), "--log_dir", str(folder)]
-    outputs = [folder.parent / f"{folder.name}_rank{rank}.txt" for rank in range(n)]
-    return [
-        start("train_toy.py", words, folder.parent, output, RANK=str(rank), LOCAL_RANK=str(rank), **meet)
-        for rank, output in enumerate(outputs)
-    ]
+    return start_ranks(n, "train_toy.py", words, folder.parent, f"{folder.name}_rank")
 
 
 def end(ranks: list[BaseProcess]) -> list[int | None]:
