@@ -6,7 +6,8 @@
 
 The folder gets the files that the sheet lists (networks/Conditional_UNet.py, train_mnist.py, train_cifar10.py, utils.py,
 ddpm.py), the modules that these import, the log folders as log_mnist/ and log_cifar10/, your text, and README.txt. Then
-both scripts are started there in a process of their own. checkpoint.pt stays behind, because it only continues a run.
+Python imports all of these there, and train_mnist.py trains on 8 digits, both in a new process. checkpoint.pt stays
+behind, because it only continues a run.
 """
 
 import sys
@@ -133,8 +134,7 @@ def main() -> None:
         raise CallError(f"--answers: {args.answers} is no file")
     wanted = collect(args)
     print(f"{args.out}: {sum(file.is_file() for file in args.out.rglob('*'))} files; starting them ...", flush=True)
-    start(args.out, ["-c", "import utils, ddpm; from networks.Conditional_UNet import UNet"])
-    start(args.out, ["train_cifar10.py", "--help"])
+    start(args.out, ["-c", "import utils, ddpm, networks.Conditional_UNet, train_cifar10; train_cifar10.parser()"])
     with tempfile.TemporaryDirectory() as log_dir:
         start(args.out, ["train_mnist.py", "--dataset", "rendered", *TINY.split(), "--log_dir", f"{log_dir}/log"])
     for cache in args.out.rglob("__pycache__"):

@@ -29,7 +29,7 @@ def test_collects_what_the_sheet_lists_and_says_what_it_wants(tmp_path, whole_ru
     printed = capsys.readouterr().out
     assert "runs by itself" in printed and "log_cifar10" in printed and "--names" in printed
     assert "still wanted: your answers" not in printed
-    assert [words[0] for words in no_start] == ["-c", "train_cifar10.py", "train_mnist.py"]
+    assert [words[0] for words in no_start] == ["-c", "train_mnist.py"]
     assert run_here(hand_in, words) == 2 and "is there already" in capsys.readouterr().err
 
 

@@ -6,15 +6,14 @@ import csv
 import math
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from started_script import run_code
 from tiny_sample import loaded, seeded
 from tiny_script import run_here
 
@@ -33,7 +32,6 @@ from training import checkpoint
 from training.losses import validation_loss
 
 NAMES = [str(k) for k in range(10)]
-ROOT = Path(__file__).resolve().parents[1]
 WATCHED = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -121,8 +119,9 @@ def test_a_run_that_is_told_to_end_frees_its_name(model, tmp_path):
         "sample.run_script(sample.main)\n"
     )
     words = [str(model), "--classes", "1", "--n_samples", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
-    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, timeout=300)
-    assert ended.returncode == 128 + signal.SIGTERM and not list((tmp_path / "out").iterdir())
+    status, printed = run_code(code, words, tmp_path)
+    assert status == 128 + signal.SIGTERM, printed
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_handlers_of_signals_are_put_back_and_ignored_ones_stay(run, monkeypatch):

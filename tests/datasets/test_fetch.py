@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from started_script import run_started
 from tiny_folders import write_folder
 from tiny_mnist import write_mnist
 from tiny_script import run_here
 
 from datasets import fetch
-
-FILE = Path(fetch.__file__)
 
 
 def test_what_is_there_is_checked(tmp_path, capsys):
@@ -40,7 +37,8 @@ def test_without_a_network_it_says_so_in_one_line(tmp_path, capsys, monkeypatch)
     assert "the download failed" in line
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 @pytest.mark.parametrize("words, status", [(["--help"], 0), (["no_such_set"], 2)])
 def test_it_starts_from_any_folder(tmp_path, words, status):
-    end = subprocess.run([sys.executable, str(FILE), *words], cwd=tmp_path, capture_output=True, text=True)
-    assert end.returncode == status and "fetch.py" in end.stdout + end.stderr
+    found, printed = run_started("datasets/fetch.py", words, tmp_path)
+    assert found == status and "fetch.py" in printed

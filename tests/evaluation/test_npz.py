@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from started_script import run_code
 from tiny_sample import seeded
 
 from common.console import run_script
@@ -20,7 +18,6 @@ from ddpm import DDPM
 from evaluation import npz
 from training.seeds import EXPORT, seed_for
 
-ROOT = Path(__file__).resolve().parents[2]
 DONE = {"samples.npz", "samples.log"}
 
 
@@ -177,9 +174,8 @@ def test_an_export_that_is_told_to_end_goes_on(run, model, out, tmp_path):
         "np.lib.format.write_array_header_1_0 = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sample.run_script(sample.main)\n"
     )
-    call = [sys.executable, "-c", code, str(model), "--out", str(out), "--device", "cpu", *words.split()]
-    ended = subprocess.run(call, cwd=ROOT, timeout=300, stdout=subprocess.DEVNULL)
-    assert ended.returncode == 128 + signal.SIGTERM
+    status, printed = run_code(code, [str(model), "--out", str(out), "--device", "cpu", *words.split()], tmp_path)
+    assert status == 128 + signal.SIGTERM, printed
     assert [part.name for part in parts_in(out)] == ["part_00000.npy", "part_00001.npy"]
     assert run(words) == run(words, out=tmp_path / "whole") == 0
     assert (out / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()

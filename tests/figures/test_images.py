@@ -46,11 +46,11 @@ def ddpm():
 # ------------------------------------------------------------------------------------------------ completions, mixtures
 
 
-@pytest.mark.parametrize("n_timesteps, steps", [(4, 4), (120, 50)])
+@pytest.mark.parametrize("n_timesteps, steps", [(4, 4), (20, 8)])
 def test_the_exercise_figure(pages, tmp_path, monkeypatch, n_timesteps, steps):
     """Six test images, the lower half hidden of three and the upper half of three, five completions of each; in at most
-    50 steps, and the title says so."""
-    monkeypatch.setattr(image_figures, "FEW_STEPS", 50)  # other tests take fewer
+    FEW_STEPS steps, and the title says so."""
+    monkeypatch.setattr(image_figures, "FEW_STEPS", 8)
     ddpm = DDPM(trained_unet().eval(), n_timesteps=n_timesteps, beta2=0.5, device="cpu")
     data = small_set(10)
     image_figures.draw_completions(tmp_path, ddpm, data, "epoch 2", seed=0)

@@ -9,13 +9,14 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
 import torch
+from started_script import run_started, start
 from tiny_networks import trained_unet
 from tiny_run import STEPS, TINY
 
@@ -30,8 +31,6 @@ from training.ema import MovingAverage
 from training.log_folder import LogFolder
 from training.seeds import DROPOUT, PICTURES, seed_for
 from training.signals import Stop
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -656,23 +655,23 @@ def test_real_rows_leave_missing_classes_blank():
     torch.testing.assert_close(values, torch.tensor([[1, torch.nan, 0], [torch.nan, torch.nan, 2]]), equal_nan=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_preempted_from_outside(data_dir, tmp_path):
     """A real process, a real SIGTERM, the printed command, a finished run."""
     words = f"{TINY} --n_timesteps 2 --g_weight 1 --n_epochs 400 --save_every 400 --device cpu --data_dir {data_dir} --log_dir {tmp_path / 'log'}"
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    process = subprocess.Popen(
-        [sys.executable, "train_mnist.py", *words.split()], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    first = next(line for line in process.stdout if line.startswith("epoch"))
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert first.startswith("epoch 1/400") and process.returncode == 143
-    command = out.strip().splitlines()[-1].split()
-    assert command[1] == "train_mnist.py" and command[-1] == "--resume"
+    printed = tmp_path / "printed.txt"
+    process = start("train_mnist.py", words.split(), tmp_path, printed)
+    end = time.monotonic() + 100
+    while "epoch 1/400" not in (printed.read_text() if printed.exists() else "") and time.monotonic() < end:
+        time.sleep(0.02)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 143
+    command = printed.read_text().strip().splitlines()[-1].split()
+    assert command[1].endswith("train_mnist.py") and command[-1] == "--resume"
     done = len(list(csv.DictReader(open(tmp_path / "log" / "metrics.csv"))))
-    more = [sys.executable, *command[1:], "--n_epochs", str(done + 1)]
-    end = subprocess.run(more, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
-    assert end.returncode == 0, end.stderr
+    status, text = run_started("train_mnist.py", [*command[2:], "--n_epochs", str(done + 1)], tmp_path)
+    assert status == 0, text
     rows = list(csv.DictReader(open(tmp_path / "log" / "metrics.csv")))
     assert [int(row["epoch"]) for row in rows] == list(range(1, done + 2))
 
