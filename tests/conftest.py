@@ -30,9 +30,9 @@ def no_fsync():
 
 @pytest.fixture(scope="session", autouse=True)
 def short_figures():
-    """Completions and mixtures in two steps: in fifty they take longer than the training of most tests."""
+    """Completions and mixtures in one step: in fifty they take longer than the training of most tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "FEW_STEPS", 2)
+        patch.setattr(images, "FEW_STEPS", 1)
         yield
 
 
@@ -59,13 +59,19 @@ def train(data_dir):
 
 
 @pytest.fixture
-def quick(train):
-    """`train` without pictures and loss curve, which take most of the time."""
+def no_pictures():
+    """Runs with classes leave no pictures and no loss curve, which take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(class_conditional, "draw_class_run", lambda run, **_: run.save_model())
         patch.setattr(class_conditional, "draw_data", lambda run, **_: None)
         patch.setattr(log_folder, "plot_curves", lambda *_: None)
-        yield train
+        yield
+
+
+@pytest.fixture
+def quick(train, no_pictures):
+    """`train` without pictures."""
+    return train
 
 
 # ------------------------------------------------------------ a trained model, for sample.py

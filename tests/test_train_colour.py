@@ -76,7 +76,7 @@ def test_cifar_leaves_a_complete_folder(data_dir, tmp_path, network):
     assert content["class_names"] == CIFAR and ddpm.nn_model.size == (3, 32, 32)
 
 
-def test_cifar_defaults_are_the_exercise(data_dir, tmp_path):
+def test_cifar_defaults_are_the_exercise(data_dir, tmp_path, no_pictures):
     assert cifar(data_dir, tmp_path / "log") == 0
     defaults = json.loads((tmp_path / "log" / "config.json").read_text())["defaults"]
     expected = {"g_weight": [1, 3], "n_samples": 4, "save_every": 10, "animate_every": 20, "flip": "on"}
@@ -84,7 +84,7 @@ def test_cifar_defaults_are_the_exercise(data_dir, tmp_path):
     assert defaults["log_dir"].endswith("log_cifar10") and defaults["im_height"] == 32
 
 
-def test_flips_mirror_training_images_only_and_resume_exactly(data_dir, tmp_path, monkeypatch):
+def test_flips_mirror_training_images_only_and_resume_exactly(data_dir, tmp_path, monkeypatch, no_pictures):
     from datasets.image_set import ImageSet
 
     flips = []
@@ -157,6 +157,12 @@ def animal_run(data_dir, tmp_path_factory):
     return log_dir
 
 
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Without the figures of both processes, which take a third of the time of a run."""
+    monkeypatch.setattr(train_afhq, "process_figures", lambda *_, **__: None)
+
+
 def test_afhq_leaves_a_complete_folder(animal_run):
     names = {file.name for file in animal_run.iterdir()}
     marks = (3, 6, 7)  # every third step, and the last
@@ -180,7 +186,7 @@ def test_afhq_trains_on_one_class_without_classes(animal_run):
     assert {name: config["defaults"][name] for name in expected} == expected
 
 
-def test_afhq_resumes_exactly(data_dir, animal_run, tmp_path):
+def test_afhq_resumes_exactly(data_dir, animal_run, tmp_path, no_processes):
     assert (
         afhq(data_dir, tmp_path / "log", "--train_steps 5 --save_and_sample_every 3") == 0
     )  # in the middle of epoch 3
@@ -188,7 +194,7 @@ def test_afhq_resumes_exactly(data_dir, animal_run, tmp_path):
     assert same_training(animal_run / "checkpoint.pt", tmp_path / "log" / "checkpoint.pt")
 
 
-def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, capsys):
+def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, capsys, no_processes):
     file = animal_run / "model_step7.pt"
     assert afhq(data_dir, tmp_path / "log", f"--train_steps 1 --load_path {file} --learning_rate 1e-30") == 0
     before, after = weights(file)[1], weights(tmp_path / "log" / "checkpoint.pt")[1]
@@ -198,7 +204,7 @@ def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, 
     assert afhq(data_dir, tmp_path / "other", "--load_path nowhere.pt") == 1
 
 
-def test_afhq_goes_on_after_it_began_with_the_weights_of_its_own_folder(data_dir, animal_run, tmp_path):
+def test_afhq_goes_on_after_it_began_with_the_weights_of_its_own_folder(data_dir, animal_run, tmp_path, no_processes):
     """The folder that held the file was moved aside by then."""
     shutil.copytree(animal_run, tmp_path / "log")
     more = f"--save_and_sample_every 2 --load_path {tmp_path / 'log' / 'model_step7.pt'}"
@@ -217,9 +223,8 @@ def test_afhq_knows_the_names_of_the_other_scripts_too(data_dir, tmp_path):
     assert (args.l_rate, args.n_timesteps, args.unet_dim, args.log_dir.name, args.data_dir.name) == (1, 2, 8, "a", "b")
 
 
-def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
+def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch, no_processes):
     """Pictures every 25 steps, rows every second one; a checkpoint only with pictures, unless one takes long."""
-    monkeypatch.setattr(train_afhq, "process_figures", lambda *_, **__: None)
     saved, save = [], trainer.Trainer.save_checkpoint
     monkeypatch.setattr(trainer.Trainer, "save_checkpoint", lambda self: saved.append(self.step) or save(self))
     assert afhq(data_dir, tmp_path / "log", "--train_steps 27 --save_and_sample_every 25") == 0
@@ -231,7 +236,7 @@ def test_afhq_pictures_have_a_validation_loss(data_dir, tmp_path, monkeypatch):
     assert saved == [1, 2, 3, 4, 5]
 
 
-def test_afhq_other_animals(data_dir, tmp_path, capsys):
+def test_afhq_other_animals(data_dir, tmp_path, capsys, no_processes):
     assert afhq(data_dir, tmp_path / "log", "--data_class dog --train_steps 1") == 0
     file = tmp_path / "log" / "model_step1.pt"
     ddpm, content = checkpoint.load_model(file, torch.device("cpu"))
@@ -243,7 +248,7 @@ def test_afhq_other_animals(data_dir, tmp_path, capsys):
     assert "the classes are cat, dog" in capsys.readouterr().err
 
 
-def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, capsys):
+def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, capsys, no_processes):
     """--fid: a row for each set of pictures, also over an interruption; the training itself stays the same."""
     monkeypatch.setattr(train_afhq, "N_FID", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
@@ -261,7 +266,7 @@ def test_afhq_measures_samples_while_it_trains(data_dir, tmp_path, monkeypatch, 
     assert "fid.png" in page and "rotations of cat" in page
 
 
-def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_while_it_was_measured_measures_again(data_dir, tmp_path, monkeypatch, no_processes):
     monkeypatch.setattr(train_afhq, "N_FID", 8)
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     more = f"{STEPS} --fid --judge_dir {tmp_path}"
