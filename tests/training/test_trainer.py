@@ -322,13 +322,13 @@ def test_the_live_line_says_which_picture_of_how_many(train, tmp_path, monkeypat
     lines = []
     monkeypatch.setattr(LogFolder, "live", lambda self, line: lines.append(line))
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 2 --save_every 1") == 0
-    told = [re.search(r"picture (\d) of (\d), (\w+)", line).groups() for line in lines if "picture" in line]
+    told = re.findall(r"picture (\d) of (\d), (\w+)", "\n".join(lines))
     assert list(dict.fromkeys(told))[:3] == [("1", "3", "samples"), ("2", "3", "samples"), ("3", "3", "processes")]
     assert {of for _, of, _ in told} == {"3", "5"}
     (tmp_path / "log" / "forward_process.png").unlink()
     del lines[:]
     assert train(tmp_path / "log", "--n_timesteps 20 --n_epochs 2 --save_every 1 --resume auto") == 0
-    assert "picture 3 of 5, processes" in next(line for line in lines if "picture" in line)
+    assert "picture 3 of 5, processes" in next(line for line in lines if "picture " in line)
 
 
 def test_resuming_makes_pictures_with_the_live_line(train, tmp_path, monkeypatch):
