@@ -11,7 +11,7 @@
     python sample.py log/log_mnist/model_epoch20.pt --npz 50000                # samples.npz, for tools that measure FID
     python sample.py log/log_celeba/model_epoch50.pt --prompts "a smiling woman" "an old man*0.7 + a hat*0.3" --g_weight 1 3 7
     python sample.py log/log_celeba/model_epoch50.pt --image_prompt photo.jpg  # prompts.png: like this picture
-    python sample.py log/log_mnist_fc/model_epoch10.pt log/log_mnist/model_epoch12.pt         # comparison.png
+    python sample.py log/log_mnist_fc/model_epoch10.pt log/log_mnist/model_epoch20.pt         # comparison.png
 
 A model is any model_epoch*.pt or checkpoint.pt of this suite; nothing else is needed. Several models are compared: samples
 from the same noise, above real images, with the network, its number of parameters and its validation loss. Their

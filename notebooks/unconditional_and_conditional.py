@@ -133,7 +133,7 @@ shown("a.png")
 conditional = DDPM(UNet(1, N_FEATURES, n_classes=10, height=28), n_timesteps=T, device=device, drop_prob=0.1)
 optim = torch.optim.Adam(conditional.parameters(), RATE)
 losses = train_classconditional(conditional, loader_of(train_set), EPOCHS, optim, device)
-longer, _ = load_model(Path("log/log_mnist/model_epoch12.pt"), device)
+longer, _ = load_model(Path("log/log_mnist_batch64/model_epoch12.pt"), device)
 rows = []
 for name, model in (("here", conditional), ("12 epochs", longer)):
     for w in (0.0, 2.0):
