@@ -250,14 +250,14 @@ def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     sides = all_sides(suite_trainer(args, device, folder), args)
-    facts: dict[str, Any] = {}
+    facts = {name: facts_of(name, side, args, device) for name, side in sides.items()}
     load_now = getattr(os, "getloadavg", lambda: [math.nan])  # Windows has none
     loads, rounds = [load_now()[0]], []
-    for i in range(args.rounds):
-        times = {}
-        for name, side in sides.items():
-            facts[name] = facts[name] if i else facts_of(name, side, args, device)
-            times[name] = {"step": seconds(side.step, clock), "sample": seconds(side.sample, clock)}
+    for _ in range(args.rounds):
+        times = {
+            name: {"step": seconds(side.step, clock), "sample": seconds(side.sample, clock)}
+            for name, side in sides.items()
+        }
         for dtype in {facts[name]["dtype"] for name in sides}:
             a = torch.randn(MATRIX, MATRIX, device=device).to(getattr(torch, dtype))
             times[dtype] = {"product": min(seconds(functools.partial(torch.mm, a, a), clock) for _ in range(3))}

@@ -31,7 +31,7 @@ from common.files import atomic_write, check_writable
 from reporting.checks import Check
 from reporting.hand_ins import HandIn, is_nothing
 from reporting.reader import printable
-from reporting.sharing import Own, Print, compare_all, print_of
+from reporting.sharing import Own, Print, compare, print_of
 from reporting.sharing import table as sharing_table
 from reporting.verdict import More, check_folder, check_sheet, count, problems, row, table
 
@@ -55,7 +55,7 @@ class Checked:
             found = None if folder.path in own else print_of(str(folder.path), hand_in.path, check)
             if found:
                 self.prints.append((check, found))
-            check.generated, check.real, check.models = {}, None, {}  # a hundred folders would fill the memory
+            check.let_go()
             self.checks.append((folder.path, check))
         if hand_in.folders and not self.checks:
             self.sheet.say("problem", hand_in.path.name, "holds no run of its own")
@@ -158,7 +158,7 @@ def main() -> None:
         live_line(f"{i + 1} of {len(args.folders)}: {printable(path)}")
         checked.append(Checked(HandIn(path), own, more))
     live_line("")
-    sharing = compare_all([pair for one in checked for pair in one.prints])
+    sharing = compare([pair for one in checked for pair in one.prints])
     show(checked, sharing_table(sharing), args)
     sys.exit(1 if any(one.failed for one in checked) else 0)
 

@@ -115,7 +115,7 @@ class DDPM(nn.Module):
 
     ddpm_schedule = staticmethod(schedules.ddpm_schedule)
 
-    def at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
+    def _at(self, values: Tensor, t: Time, x: Tensor) -> Tensor:
         """values[t], shaped to multiply x: a scalar for an int; [N, 1, ..., 1] for N numbers, in a tensor or an array."""
         if isinstance(t, int):
             return values[t]
@@ -128,11 +128,11 @@ class DDPM(nn.Module):
 
         The factor is sqrt(alpha_bar_t); an exercise sheet that prints sqrt(alpha_t) there has a misprint.
         """
-        return self.at(self.sqrt_alpha_bar_t, t, x0) * x0 + self.at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
+        return self._at(self.sqrt_alpha_bar_t, t, x0) * x0 + self._at(self.sqrt_one_minus_alpha_bar_t, t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Time, eps: Tensor) -> Tensor:
         """The x_0 that gives x_t with noise eps: `q_sample` solved for x_0 ([Ho] equation 15)."""
-        return (x_t - self.at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self.at(self.sqrt_alpha_bar_t, t, x_t)
+        return (x_t - self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) * eps) / self._at(self.sqrt_alpha_bar_t, t, x_t)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (shaped like x_t) and variance (to broadcast) of q(x_{t-1} | x_t, x_0) ([Ho] equations 6, 7).
@@ -140,11 +140,11 @@ class DDPM(nn.Module):
         t: int, or int64 [N], in 1..T. At t = 1 the mean is x_0 and the variance 0.
         """
         # Squares of stored roots, not 1 - alpha: the subtraction would lose most digits of a small beta in float32.
-        beta = self.at(self.sqrt_beta_t, t, x_t) ** 2
-        one_minus_alpha_bar = self.at(self.sqrt_one_minus_alpha_bar_t, t, x_t) ** 2
-        one_minus_alpha_bar_before = self.at(self.sqrt_one_minus_alpha_bar_t, t - 1, x_t) ** 2
-        weight_x0 = self.at(self.sqrt_alpha_bar_t, t - 1, x_t) * beta / one_minus_alpha_bar
-        weight_xt = self.at(self.alpha_t, t, x_t).sqrt() * one_minus_alpha_bar_before / one_minus_alpha_bar
+        beta = self._at(self.sqrt_beta_t, t, x_t) ** 2
+        one_minus_alpha_bar = self._at(self.sqrt_one_minus_alpha_bar_t, t, x_t) ** 2
+        one_minus_alpha_bar_before = self._at(self.sqrt_one_minus_alpha_bar_t, t - 1, x_t) ** 2
+        weight_x0 = self._at(self.sqrt_alpha_bar_t, t - 1, x_t) * beta / one_minus_alpha_bar
+        weight_xt = self._at(self.alpha_t, t, x_t).sqrt() * one_minus_alpha_bar_before / one_minus_alpha_bar
         return weight_x0 * x0 + weight_xt * x_t, beta * one_minus_alpha_bar_before / one_minus_alpha_bar
 
     # ------------------------------------------------------------ training
@@ -200,7 +200,7 @@ class DDPM(nn.Module):
         """What the network says, float32, shaped like x_t: the noise, or v (`predict`). Arguments as of `eps`."""
         if isinstance(t, int):
             t = torch.full((len(x_t),), t, device=x_t.device)
-        time = self.at(self.time_t, t, x_t).to(x_t.dtype)
+        time = self._at(self.time_t, t, x_t).to(x_t.dtype)
         time = time.expand(len(x_t), *time.shape[1:])
         if isinstance(c, Condition):
             return c.eps(self._network, x_t, time)

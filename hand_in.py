@@ -82,9 +82,8 @@ def needed(listed: "list[str]") -> "set[Path]":
 
 def left_behind(folder: str, names: "list[str]") -> "set[str]":
     """What of a log folder is not handed in: what only continues a run, hidden files, and what is neither file nor folder."""
-    paths = {name: Path(folder, name) for name in names}
-    hidden = {name for name in names if name == "checkpoint.pt" or name.startswith(".")}
-    return hidden | {name for name, path in paths.items() if not (path.is_file() or path.is_dir())}
+    unwanted = {name for name in names if name == "checkpoint.pt" or name.startswith(".")}
+    return unwanted | {name for name in names if not (Path(folder, name).is_file() or Path(folder, name).is_dir())}
 
 
 def collect(args: argparse.Namespace) -> "list[str]":

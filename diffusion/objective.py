@@ -5,6 +5,7 @@
 
 The defaults are those of Ho et al.: the network predicts the noise eps, and every t counts the same. Or it predicts the
 velocity v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 ([Salimans] section 4), from which eps follows (`noise_from`).
+Both are sums with the factors of `q_sample`, which computes them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ GAMMA = 5  # [Hang] section 3.4
 
 def target(process: Process, y: Tensor, t: Time, noise: Tensor) -> Tensor:
     """What the network's output should be, shaped like y; noise and y make x_t."""
-    if process.predict == "eps":
-        return noise
-    return process.at(process.sqrt_alpha_bar_t, t, y) * noise - process.at(process.sqrt_one_minus_alpha_bar_t, t, y) * y
+    return noise if process.predict == "eps" else process.q_sample(noise, t, -y)
 
 
 def noise_from(process: Process, output: Tensor, x_t: Tensor, t: Time) -> Tensor:
@@ -30,10 +29,7 @@ def noise_from(process: Process, output: Tensor, x_t: Tensor, t: Time) -> Tensor
 
     With guidance the output is a sum of outputs whose weights add up to 1: this is then the same sum of their noises.
     """
-    if process.predict == "eps":
-        return output
-    a, s = process.at(process.sqrt_alpha_bar_t, t, x_t), process.at(process.sqrt_one_minus_alpha_bar_t, t, x_t)
-    return a * output + s * x_t
+    return output if process.predict == "eps" else process.q_sample(output, t, x_t)
 
 
 def weighted(process: Process, losses: Tensor, t: Tensor) -> Tensor:

@@ -143,8 +143,9 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor | None, list[str]]:
     """Read images, uint8 [N, 3, H, H]; labels, int64 [N], or None if there are none, or if all are -1; and the names of
     the classes, empty if the file does not tell them.
 
-    The file must hold arr_0, uint8 [N, H, H, 3], and may hold arr_1, integers [N], and class_names. It need not be trusted: nothing in it
-    is executed, and it fills no more memory than its own size. RunError if it is missing, damaged, or holds anything else.
+    The file must hold arr_0, uint8 [N, H, H, 3], and may hold arr_1, integers [N], and class_names. It need not be
+    trusted: nothing in it is executed, and it fills no more memory than its own size. RunError if it is missing, damaged,
+    or holds anything else.
     """
     if not path.is_file():
         raise RunError(f"there is no file {path}")

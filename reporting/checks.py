@@ -59,6 +59,10 @@ class Check:
     def say(self, level: str, what: str, text: str) -> None:
         self.findings.append(Finding(level, printable(what), printable(text, 500)))
 
+    def let_go(self) -> None:
+        """Forget images and weights: those of a hundred folders would fill the memory."""
+        self.generated, self.real, self.models = {}, None, {}
+
     def there(self, name: str, missing: str = "problem", why: str = "is missing") -> bool:
         """Is this plain file in the folder? A finding of level `missing` if it is not."""
         if name in self.folder.files:

@@ -15,7 +15,7 @@ from reporting.hand_ins import HandIns
 from reporting.html import POLICY, STYLE, link, page, paragraph, scroll
 from reporting.reader import Folder
 from reporting.run import Pictures, Run, read_run
-from reporting.sharing import compare_all, print_of
+from reporting.sharing import compare, print_of
 from reporting.tables import classifier_accuracy
 from reporting.verdict import check_folder, count
 
@@ -171,8 +171,8 @@ def write_index(root: str | os.PathLike) -> Path:
         found = print_of(place.as_posix(), Path(*place.parts[:1]), check)
         if found:
             prints.append((check, found))
-        check.generated, check.real, check.models = {}, None, {}  # a hundred folders would fill the memory
-    compare_all(prints)
+        check.let_go()
+    compare(prints)
     for folder, check in checks:
         try:
             cells = _row(root, folder, check)

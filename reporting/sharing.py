@@ -89,26 +89,20 @@ def shared(a: Print, b: Print) -> tuple[str, str] | None:
     return "problem", ", ".join(what) + ", although seed or settings differ"
 
 
-def compare(prints: list[Print]) -> list[tuple[Print, Print, str, str]]:
-    """(one, other, level, what they share) of all pairs that share something. Within one hand-in it is a note."""
+def compare(prints: Sequence[tuple[Check, Print]]) -> list[tuple[Print, Print, str, str]]:
+    """(one, other, level, what they share) of all pairs that share something. Where one is a copy, both get a problem.
+    Within one hand-in it is a note.
+    """
     found = []
-    for a, b in itertools.combinations(prints, 2):
+    for (check_a, a), (check_b, b) in itertools.combinations(prints, 2):
         result = shared(a, b)
         if result:
             level, text = result
             found.append((a, b, "note" if a.hand_in == b.hand_in else level, text))
+            if found[-1][2] == "problem":
+                check_a.say("problem", "another hand-in", f"{b.name} shares {text}")
+                check_b.say("problem", "another hand-in", f"{a.name} shares {text}")
     return found
-
-
-def compare_all(prints: Sequence[tuple[Check, Print]]) -> list[tuple[Print, Print, str, str]]:
-    """Compare all runs with each other. Where one is a copy, both get a problem. The pairs are those of `compare`."""
-    check_of = {found.name: check for check, found in prints}
-    pairs = compare([found for _, found in prints])
-    for a, b, level, text in pairs:
-        if level == "problem":
-            for one, other in ((a, b), (b, a)):
-                check_of[one.name].say("problem", "another hand-in", f"{other.name} shares {text}")
-    return pairs
 
 
 def table(pairs: list[tuple[Print, Print, str, str]]) -> str:

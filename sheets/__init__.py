@@ -40,8 +40,9 @@ def sample_xt(
     """x_t = sqrt(alphaBar_t) x_0 + sqrt(1 - alphaBar_t) epsilon (Ho et al. 2020, arXiv:2006.11239, equation 4).
 
     x0: float [N, *size]. t: int, or int64 [N] (further axes of length 1 do no harm). epsilon: like x0; None: drawn here.
-    alphaBars: the table that t indexes, not to be left out. `ddpm.alpha_bar_t`, [T + 1], is 1 at t = 0, which is clean data; a table [T] begins
-        with alpha_1, and t counts from 0. Both are used as they are, so t must be counted as the table is.
+    alphaBars: the table that t indexes, not to be left out. `ddpm.alpha_bar_t`, [T + 1], is 1 at t = 0, which is clean
+        data; a table [T] begins with alpha_1, and t counts from 0. Both are used as they are, so t must be counted as the
+        table is.
     T: the number of steps. With it, t is checked: 1..T for a table [T + 1], 0..T - 1 for a table [T].
 
     Returns x_t like x0. Raises ValueError for a t that the table does not have, or that T forbids, or that is not one
