@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from html.parser import HTMLParser
 from typing import Any
 
 from common.files import finite
@@ -20,9 +19,7 @@ ROUNDING = 6e-5  # train.log has losses with 4 decimals
 # Images per second that one thread of a CPU could train at most, of a U-Net with 32 features on 28 x 28 pixels. Measured on
 # server chips: 60 to 170.
 FASTEST = 2500
-LINE = re.compile(
-    r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s", re.MULTILINE
-)
+LINE = r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s"
 # Arguments that the command may spell in another way.
 PATHS = {"prompts", "encoder", "log_dir", "data_dir", "load_path", "judge_dir", "resume"}
 
@@ -136,7 +133,7 @@ def check_log(check: Check) -> None:
     text = check.use(check.folder.text, name) if name in check.folder.files and check.rows else None
     if text is None:
         return
-    logged = {int(line[2]): line for line in LINE.finditer(text) if line[1] == settings.unit}
+    logged = {int(line[2]): line for line in re.finditer(LINE, text, re.MULTILINE) if line[1] == settings.unit}
     if not logged:
         check.say("note", name, f"has no line for any {settings.unit}")
         return
@@ -305,20 +302,31 @@ TAGS = {
 }
 
 
-class _Page(HTMLParser):
-    """Finds the first thing on a page that reporting/html.py would not write."""
+def _unknown_on(page: str) -> str:
+    """The first thing on a page that reporting/html.py would not write, in words; "" if there is none."""
+    from html.parser import HTMLParser  # here, since --help need not wait for it
 
-    wrong = ""
+    wrong = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if tag not in TAGS:
-            self.wrong = self.wrong or f"an element {printable(tag, 20)}"
-        for name, value in values.items():
-            away = name in ("src", "href") and not value.startswith(("./", "#"))
-            policy = name == "http-equiv" and value.lower() != "content-security-policy"
-            if name.startswith("on") or away or policy or (name == "style" and ":" in value and "url" in value.lower()):
-                self.wrong = self.wrong or f"an attribute {printable(name, 20)} that it should not have"
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag not in TAGS:
+                wrong.append(f"an element {printable(tag, 20)}")
+            for name, value in ((name, value or "") for name, value in attrs):
+                away = name in ("src", "href") and not value.startswith(("./", "#"))
+                policy = name == "http-equiv" and value.lower() != "content-security-policy"
+                if (
+                    name.startswith("on")
+                    or away
+                    or policy
+                    or (name == "style" and ":" in value and "url" in value.lower())
+                ):
+                    wrong.append(f"an attribute {printable(name, 20)} that it should not have")
+
+    parser = Parser()
+    parser.feed(page)
+    parser.close()
+    return wrong[0] if wrong else ""
 
 
 def check_page(check: Check) -> None:
@@ -327,9 +335,6 @@ def check_page(check: Check) -> None:
     text = check.use(check.folder.text, name) if name in check.folder.files else None
     if text is None:
         return
-    page = _Page()
-    page.feed(text)
-    page.close()
-    wrong = page.wrong or ("" if "Content-Security-Policy" in text else "no policy against scripts")
+    wrong = _unknown_on(text) or ("" if "Content-Security-Policy" in text else "no policy against scripts")
     advice = "do not open it; python report.py FOLDER writes it anew"
     check.say("problem" if wrong else "ok", name, f"has {wrong}: {advice}" if wrong else "has no script")

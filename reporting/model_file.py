@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import pickletools
 import zipfile
 from collections import OrderedDict
 from typing import IO, Any, NamedTuple
@@ -59,6 +58,8 @@ def check_archive(archive: zipfile.ZipFile, n_bytes: int) -> zipfile.ZipInfo:
 
 def check_pickle(content: bytes) -> None:
     """ValueError if a pickle names anything unknown."""
+    import pickletools  # here, since check_log.py --help need not wait for it
+
     for n, (operation, argument, _) in enumerate(pickletools.genops(content)):
         # Whatever looks up a name: GLOBAL, and those that torch does not use (STACK_GLOBAL, INST, EXT1 ...).
         looks_up = "GLOBAL" in operation.name or operation.name.startswith(("INST", "EXT"))
