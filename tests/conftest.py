@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -91,3 +92,11 @@ def ddpm(model):
 def run(model, tmp_path):
     """run("--more arguments") runs sample.py in this process with results in tmp_path/out; returns the exit status."""
     return lambda more="", file=model, out=tmp_path / "out": run_sample(file, out, more)
+
+
+@pytest.fixture
+def in_a_terminal():
+    """SIGHUP does what it does there; `nohup pytest` ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

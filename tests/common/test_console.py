@@ -142,6 +142,7 @@ def test_a_message_is_one_line_without_control_characters(capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="has no such signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.usefixtures("in_a_terminal")
 def test_a_signal_removes_what_is_half_written(tmp_path, capsys, name):
     def main():
         with console_file(tmp_path / "a.png") as temporary:

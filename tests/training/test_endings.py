@@ -91,6 +91,7 @@ def test_a_full_disk_is_told_in_train_log(quick, tmp_path, capsys):
     assert quick(log_dir, "--n_epochs 2 --resume") == 0
 
 
+@pytest.mark.usefixtures("in_a_terminal")
 def test_a_closed_terminal_and_an_ignored_signal():
     with Stop() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
