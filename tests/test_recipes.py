@@ -38,6 +38,24 @@ def data(tmp_path):
     return f"--data_dir {tmp_path / 'data'} --log_dir {tmp_path / 'log'}"
 
 
+def test_the_recipe_of_context_vectors(tmp_path, capsys, monkeypatch):
+    """docs/text.md as it stands, but for fewer images (the list of MNIST's sizes), epochs, samples and steps."""
+    write_mnist(tmp_path / "data", n_train=70, n_test=20)
+    monkeypatch.chdir(tmp_path)
+    code = blocks("text.md")["prototypes.py"]
+    for old, new in (
+        ("(1e-3, 1e-3, 1e-3, 3e-4, 1e-4)", "(1e-3,)"),
+        ("respaced(50)", "respaced(2)"),
+        ("sample(40,", "sample(1,"),
+        ("repeat(40)", "repeat(1)"),
+        ('Path("data") / file_name(images)', "judge"),
+    ):
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    exec(code, {"__name__": "prototypes", "judge": tmp_path / "judge.pt"})
+    assert len(re.findall(r"w = [01]: \d+\.\d% of 10 samples", capsys.readouterr().out)) == 2
+
+
 def train(script, words):
     return run_here(script, words.split())
 
