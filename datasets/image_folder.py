@@ -134,7 +134,9 @@ def class_folders(folder: Path) -> list[str]:
     try:
         names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{folder} is not there: put images into {folder}/<class>/") from None
+        raise DataError(
+            f"{folder} is not there: put images into {folder}/<class>/, or tell another folder with --data_dir"
+        ) from None
     if not names:
         raise DataError(f"{folder} holds no class folders: put images into {folder}/<class>/, even if it is one class")
     return names
