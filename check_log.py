@@ -31,12 +31,11 @@ from common.files import atomic_write, check_writable
 from reporting.checks import Check
 from reporting.hand_ins import HandIn, is_nothing
 from reporting.reader import printable
-from reporting.sharing import Own, Print, compare, print_of
+from reporting.sharing import OWN, Own, Print, compare, print_of
 from reporting.sharing import table as sharing_table
 from reporting.verdict import More, check_folder, check_sheet, count, problems, row, table
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
-OWN = Path(__file__).resolve().parent / "log"
 
 
 class Checked:

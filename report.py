@@ -4,7 +4,7 @@
     python report.py --index log                # writes log/index.html, a table of all log folders below log
     python report.py hand_ins/*/ --index hand_ins       # both: the reports anew, then the table that links to them
 
-A folder may also hold log folders, at any of four levels. The training scripts write report.html with every set of pictures
+A folder may also hold log folders, at any of eight levels. The training scripts write report.html with every set of pictures
 and after long epochs; this command writes it again. The pages have relative links only and need no network, so the folder can
 be moved, packed and opened from disk. Links are not followed. A folder that cannot be read stops neither the others nor the
 table. `make index` is the second line.

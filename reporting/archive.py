@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from reporting.reader import MOST_ENTRIES, PIECE, Folder, Unreadable, is_system_file, open_plain, printable
+from reporting.reader import MOST_ENTRIES, PIECE, Folder, TooMany, Unreadable, is_system_file, open_plain, printable
 
 MOST_MEMBERS = 20_000
 MOST_TABLE = 4 * 2**20  # bytes of the zip's table of contents
@@ -39,8 +39,11 @@ class Archive:
             self.zip = zipfile.ZipFile(_Pieces(opened))  # type: ignore[arg-type]
         except Unreadable:
             raise
+        except zipfile.BadZipFile:
+            raise Unreadable("is no zip, or a damaged one: hand in a folder or a zip") from None
         except Exception as error:  # damaged files make zipfile raise anything
             raise Unreadable(f"is no zip that can be read ({printable(error, 80)})") from None
+        self.within, self.bytes_left = False, MOST_IN_MEMORY  # is it in a zip? what zips in it may have, all together
         self.members: dict[tuple[str, ...], dict[str, zipfile.ZipInfo]] = {(): {}}
         self.kinds: dict[tuple[str, ...], dict[str, str]] = {(): {}}
         if len(self.zip.infolist()) > MOST_MEMBERS:
@@ -80,17 +83,30 @@ class ZipFolder(Folder):
     def _scan(self, most: float) -> None:
         members, self.others = self.archive.members[self.inside], self.archive.kinds[self.inside]
         if len(members) > most:
-            raise Unreadable(f"holds more than {most:,} files")
+            raise TooMany(f"holds more than {most:,} files")
         self.files = {name: member.file_size for name, member in members.items() if name not in self.others}
 
     def child(self, name: str) -> Folder:
         return ZipFolder(self.path / name, self.archive, (*self.inside, name))
+
+    def zip(self, name: str) -> ZipFolder:
+        """A zip in this one, which is kept in memory: all of them together have a limit, and hold no further ones."""
+        self.archive.bytes_left -= self.files[name]
+        if self.archive.within or self.archive.bytes_left < 0:
+            raise Unreadable(
+                "is a zip in a zip" + (" in a zip" if self.archive.within else " and too large") + ": unpack it"
+            )
+        archive = Archive(self.open(name))
+        archive.within = True
+        return ZipFolder(self.path / name, archive)
 
     def open(self, name: str) -> IO[bytes]:
         kind = self.others.get(name)
         if kind or name not in self.files:
             raise Unreadable(f"is a {kind}, which was not followed or opened" if kind else "is missing")
         member = self.archive.members[self.inside][name]
+        if member.flag_bits & 1:
+            raise Unreadable("needs a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Unreadable("is compressed in a way that is not read here: zip or deflate only")
         try:

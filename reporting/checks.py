@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from reporting.reader import Folder, Unreadable, printable
 from reporting.run import Settings, read_settings
 
 BLOWN_UP = 1.5  # the loss has risen again if the last one is more than this times the lowest
+OF_DATA = ("data", "forward_process", "similarity")  # pictures in which runs with other settings may be equal
 LEVELS = ("ok", "note", "problem")
 
 
@@ -36,6 +38,7 @@ class Check:
         self.generated: dict[str, np.ndarray] = {}
         self.real: tuple[str, np.ndarray] | None = None  # the real images, and the grid that shows them
         self.models: dict[str, ModelFile] = {}  # those that can be read
+        self.figures: dict[str, str] = {}  # digests of what the model drew and what was measured
         self.facts: dict[str, Any] = {}  # for the table of many folders
 
     @property
@@ -177,6 +180,8 @@ def check_figure(check: Check, name: str, missing: str = "problem") -> None:
     if picture is not None:
         height, width = picture.pixels.shape[:2]
         wrong = what_is_wrong(picture.pixels)
+        if not name.startswith(OF_DATA):
+            check.figures[name] = hashlib.sha1(picture.pixels.tobytes()).hexdigest()
         check.say("problem" if wrong else "ok", name, wrong or f"{width} x {height} pixels")
 
 

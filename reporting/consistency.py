@@ -6,6 +6,8 @@ import re
 import shlex
 from typing import Any
 
+import numpy as np
+
 from common.files import finite
 from reporting import known
 from reporting.checks import Check
@@ -20,6 +22,7 @@ ROUNDING = 6e-5  # train.log has losses with 4 decimals
 # server chips: 60 to 170.
 FASTEST = 2500
 LINE = r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s"
+TIME = r"  (?:(\d{1,6}) h )?(?:(\d{1,2}) min)?(?: ?(\d{1,2}) s)?(?:  |$)"  # of a row, after that
 # Arguments that the command may spell in another way.
 PATHS = {"prompts", "encoder", "log_dir", "data_dir", "load_path", "judge_dir", "resume"}
 
@@ -30,15 +33,20 @@ def check_arguments(check: Check) -> None:
     arguments, asked = config["arguments"], config["arguments"].get("dataset")
     if asked is not None and str(asked) != settings.dataset:
         check.say("problem", "config.json", f"asks for the data set {printable(asked, 40)} and has {settings.dataset}")
+    if type(config.get("seed")) is int and config["seed"] != settings.seed:
+        check.say(
+            "problem", "config.json", f"has seed {_brief(config['seed'])} and, among the arguments, {settings.seed}"
+        )
     names = known.CLASSES.get(settings.dataset) if settings.kind == "classes" else None
     if names and not set(settings.class_names) <= set(names):
         level = "note" if settings.dataset.startswith("cifar") else "problem"  # a folder of images may name them freely
         check.say(level, "config.json", f"its classes are not those of {settings.dataset}")
     n_test = known.SIZES.get(settings.dataset, (0, 0))[1]
-    if n_test and config["dataset"].get("val_images") not in (None, min(known.VALIDATION, n_test)):
-        check.say(
-            "note", "config.json", f"its {settings.dataset} is not the published one, which has {n_test:,} test images"
-        )
+    data = config["dataset"]
+    if n_test and data.get("val_images") not in (None, min(known.VALIDATION, n_test)):
+        level = "problem" if data.get("train_images") == known.SIZES[settings.dataset][0] else "note"
+        text = f"its {settings.dataset} is not the published one, which has {n_test:,} test images"
+        check.say(level, "config.json", text)
     resumed = config.get("resumed") or [{}]
     command = resumed[-1].get("command") or config.get("command")
     for name, words in _options(str(command)[:10_000]).items():
@@ -115,6 +123,37 @@ def check_counts(check: Check) -> None:
             return
 
 
+def check_losses(check: Check) -> None:
+    """metrics.csv: is the loss the mean of its quarters, does no row stand twice, is the learning rate the one asked for?"""
+    name, settings, before = "metrics.csv", check.settings, 0.0
+    seen: dict[Any, str] = {}
+    arguments = settings.config["arguments"]
+    share = np.bincount(np.arange(settings.T) * 4 // settings.T, minlength=4) / settings.T  # of the t in each quarter
+    for row in check.rows:
+        mark, step = f"{settings.unit} {row[settings.unit]}", finite(row.get("step"))
+        numbers = [finite(row.get(key)) for key in ("train_loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4")]
+        if step is not None and None not in numbers:
+            loss, quarters = numbers[0], np.array(numbers[1:], dtype=float)
+            mean = float(quarters @ share)
+            n = max(1.0, step - before) * (
+                finite(arguments.get("batch_size")) or 1
+            )  # chance decides how many t fall where
+            allowed = 6 * float(np.sqrt(np.maximum((quarters - mean) ** 2 @ share, 0) / n)) + 1e-4 * abs(mean)
+            if abs(loss - mean) > allowed:  # type: ignore[operator]
+                text = f"{mark}: the training loss is {loss:.4g}, but the mean of its quarters is {mean:.4g}"
+                check.say("problem", name, text)
+                return
+        key = (row["train_loss"], row.get("seconds"))
+        if finite(key[1]) and key in seen:
+            check.say("problem", name, f"{mark} has the loss and the seconds of {seen[key]}")
+            return
+        seen[key], before = mark, step or 0.0
+    asked, rate = finite(arguments.get("l_rate")), finite(check.rows[-1].get("learning_rate")) if check.rows else None
+    constant = arguments.get("l_rate_schedule", "constant") == "constant"
+    if asked and rate is not None and (rate > asked * 1.001 or (constant and rate < asked * 0.999)):
+        check.say("problem", name, f"has a learning rate of {rate:.4g}, where config.json says {asked:.4g}")
+
+
 def _fastest(check: Check) -> float | None:
     """Images per second that a U-Net can train at most, on a CPU; None for other networks and devices."""
     settings, config = check.settings, check.settings.config
@@ -133,7 +172,8 @@ def check_log(check: Check) -> None:
     text = check.use(check.folder.text, name) if name in check.folder.files and check.rows else None
     if text is None:
         return
-    logged = {int(line[2]): line for line in re.finditer(LINE, text, re.MULTILINE) if line[1] == settings.unit}
+    lines = re.finditer(LINE + f"(?:{TIME})?", text, re.MULTILINE)
+    logged = {int(line[2]): line for line in lines if line[1] == settings.unit}
     if not logged:
         check.say("note", name, f"has no line for any {settings.unit}")
         return
@@ -148,6 +188,11 @@ def check_log(check: Check) -> None:
         pairs += [(row.get("val_loss"), line[4], ROUNDING)] if line[4] else []
         if any((a := finite(in_csv)) is not None and abs(a - float(there)) > most for in_csv, there, most in pairs):
             other.append(f"{settings.unit} {mark}: train loss {row['train_loss']} there, {line[3]} here")
+        took, hours, minutes, secs = finite(row.get("seconds")), *(int(part or 0) for part in line.groups()[5:])
+        if took is not None and any(line.groups()[5:]):
+            logged_time = 3600 * hours + 60 * minutes + secs
+            if abs(took - logged_time) > (31 if hours else 1):
+                other.append(f"{settings.unit} {mark}: {took:.4g} seconds there, {logged_time} here")
     interrupted = len(settings.config.get("resumed") or []) + (not check.finished)  # each may cost a line
     if other:
         check.say("problem", name, f"contradicts metrics.csv in {len(other)} rows, such as {other[0]}")
@@ -278,63 +323,76 @@ def _wrong_result(row: dict[str, Any]) -> str | None:
     return None
 
 
-TAGS = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "main",
-        "header",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "dl",
-        "dt",
-        "dd",
-        "div",
-    ),
-    *("section", "nav", "a", "figure", "img", "figcaption", "b", "span", "input", "label", "pre", "br"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
-}
+# All that reporting/html.py writes: every "<" begins one of these tags, with quoted attributes.
+TAGS = [
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "main",
+    "header",
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "dl",
+    "dt",
+    "dd",
+    "div",
+    "section",
+    "nav",
+    "a",
+    "figure",
+    "img",
+    "figcaption",
+    "b",
+    "span",
+    "input",
+    "label",
+    "pre",
+    "br",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+]
+TAG = re.compile(r'</?([a-z][a-z0-9]*)((?: [a-z-]+(?:="[^"<>]*")?)*) ?/?>')
+ATTRIBUTE = re.compile(r' ([a-z-]+)(?:="([^"]*)")?')
+STYLE = re.compile(r"<style>([^<]*)</style>")
+CLAIM = re.compile(r"(training|validation) loss, (?:epoch|step) (\d{1,12})</dt><dd>([\d.e+-]{1,20})</dd>")
 
 
 def _unknown_on(page: str) -> str:
     """The first thing on a page that reporting/html.py would not write, in words; "" if there is none."""
-    from html.parser import HTMLParser  # here, since --help need not wait for it
-
-    wrong = []
-
-    class Parser(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            if tag not in TAGS:
-                wrong.append(f"an element {printable(tag, 20)}")
-            for name, value in ((name, value or "") for name, value in attrs):
-                away = name in ("src", "href") and not value.startswith(("./", "#"))
-                policy = name == "http-equiv" and value.lower() != "content-security-policy"
-                if (
-                    name.startswith("on")
-                    or away
-                    or policy
-                    or (name == "style" and ":" in value and "url" in value.lower())
-                ):
-                    wrong.append(f"an attribute {printable(name, 20)} that it should not have")
-
-    parser = Parser()
-    parser.feed(page)
-    parser.close()
-    return wrong[0] if wrong else ""
+    page = page.replace("<!DOCTYPE html>", "", 1)
+    for part in page.split("<")[1:]:
+        tag = TAG.match("<" + part)
+        if tag is None or tag[1] not in TAGS:
+            return f"an element {printable(re.split('[ />]', part, maxsplit=1)[0], 20)}"
+        for name, value in ATTRIBUTE.findall(tag[2]):
+            away = name in ("src", "href") and not value.startswith(("./", "#"))
+            policy = name == "http-equiv" and value != "Content-Security-Policy"
+            if name.startswith("on") or away or policy or (name == "style" and "url" in value.lower()):
+                return f"an attribute {printable(name, 20)} that it should not have"
+    if any("@import" in style.lower() or "url(" in style.lower() or "\\" in style for style in STYLE.findall(page)):
+        return "a style that loads something"
+    return "" if "content=\"default-src 'none'; " in page and "script-src" not in page else "no policy against scripts"
 
 
 def check_page(check: Check) -> None:
-    """report.html: no script, and nothing from elsewhere."""
+    """report.html: no script, nothing from elsewhere, and the losses of metrics.csv."""
     name = "report.html"
     text = check.use(check.folder.text, name) if name in check.folder.files else None
     if text is None:
         return
-    wrong = _unknown_on(text) or ("" if "Content-Security-Policy" in text else "no policy against scripts")
-    advice = "do not open it; python report.py FOLDER writes it anew"
+    wrong, advice = _unknown_on(text), "do not open it; python report.py FOLDER writes it anew"
+    rows = {finite(row.get(check.settings.unit)): row for row in check.rows}
+    for what, mark, claimed in [] if wrong else CLAIM.findall(text):
+        there = finite(rows.get(float(mark), {}).get({"training": "train_loss"}.get(what, "val_loss")))
+        if rows and (there is None or abs((finite(claimed) or 0) - there) > 2e-3 * abs(there)):
+            wrong = f"a {what} loss of {claimed} at {check.settings.unit} {mark}, which metrics.csv does not have"
     check.say("problem" if wrong else "ok", name, f"has {wrong}: {advice}" if wrong else "has no script")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Iterator
 
 from reporting.archive import ZipFolder
-from reporting.reader import MOST_ENTRIES, Folder, Unreadable, is_system_file
+from reporting.reader import MOST_ENTRIES, Folder, TooMany, Unreadable, is_system_file
 
-DEPTH = 4  # folders below the hand-in's own: group/person/log/log_mnist
+DEPTH = 8  # folders below the hand-in's own: home/anna/course/sheet5/log/log_mnist
 MOST_FOLDERS = 2000  # that are looked into, of one hand-in
+FOREIGN = {"site-packages", "node_modules", "__pycache__"}  # folders of installed software
 MARKS = ("config.json", "metrics.csv", "report.html")  # a folder with one of these is a log folder
 WEAK = {"config.json", "report.html"}  # ... but these alone are not enough where log folders stand below
 ANSWERS = re.compile(r"(?i)(answer|antwort|solution|loesung|exercise).*|.+\.(pdf|docx?|odt|tex|ipynb)")
@@ -20,7 +21,7 @@ class HandIn:
     """What one person handed in.
 
     follow: may `path` be a link? folders: the log folders, in order. scripts, answers, readme: names of the sheet's other files. unread: {path: reason} of
-    folders and zips that cannot be read. itself: is the hand-in a log folder itself?
+    folders and zips that cannot be read; skipped: likewise, of those too large to look through. itself: is the hand-in a log folder itself?
     """
 
     def __init__(self, path: Path, follow: bool = False):
@@ -30,6 +31,7 @@ class HandIn:
         self.answers: list[str] = []
         self.readme: list[str] = []
         self.unread: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         try:
             if path.is_symlink() and not follow:
                 raise Unreadable("is a link, which was not followed: name the folder itself")
@@ -48,7 +50,7 @@ class HandIn:
         """Add the log folders at and below `folder`, and the other files on the way."""
         self.looked_into += 1
         if self.looked_into > MOST_FOLDERS:
-            self.unread[self.path.name] = f"holds more than {MOST_FOLDERS:,} folders, and was not read to its end"
+            self.skipped[self.path.name] = f"holds more than {MOST_FOLDERS:,} folders, and was not read to its end"
             return
         marks = {name for name in folder.files if name in MARKS or name.startswith("generated_images_")}
         before = len(self.folders)
@@ -61,21 +63,25 @@ class HandIn:
         for name in folder.files:
             if name.lower().startswith("readme"):
                 self.readme.append(name)
-            elif name.endswith(".py"):
+            elif name.endswith((".py", ".ipynb")):
                 self.scripts.append(name)
-            elif ANSWERS.fullmatch(name):
+            if ANSWERS.fullmatch(name):
                 self.answers.append(name)
 
     def _below(self, folder: Folder, depth: int) -> Iterator[Folder]:
-        """The folders and zips in `folder`. Links, hidden folders and zips in zips are passed over."""
-        zips = [name for name in folder.files if name.lower().endswith(".zip") and not isinstance(folder, ZipFolder)]
+        """The folders and zips in `folder`. Links, hidden folders and installed software are passed over."""
+        zips = [name for name in folder.files if name.lower().endswith(".zip")]
         for name in sorted([*folder.others, *zips]) if depth else []:
-            if name.startswith(".") or (name not in zips and folder.others[name] != "folder"):
+            if name.startswith(".") or name in FOREIGN or (name not in zips and folder.others[name] != "folder"):
                 continue
             try:
-                yield ZipFolder(folder.path / name) if name in zips else folder.child(name)
+                if name not in zips:
+                    yield folder.child(name)
+                else:
+                    yield folder.zip(name) if isinstance(folder, ZipFolder) else ZipFolder(folder.path / name)
             except Unreadable as error:
-                self.unread[str((folder.path / name).relative_to(self.path))] = str(error)
+                found = self.skipped if isinstance(error, TooMany) else self.unread
+                found[str((folder.path / name).relative_to(self.path))] = str(error)
 
 
 class HandIns(HandIn):

@@ -15,7 +15,7 @@ from reporting.hand_ins import HandIns
 from reporting.html import POLICY, STYLE, link, page, paragraph, scroll
 from reporting.reader import Folder
 from reporting.run import Pictures, Run, read_run
-from reporting.sharing import compare, print_of
+from reporting.sharing import OWN, Own, compare, print_of
 from reporting.tables import classifier_accuracy
 from reporting.verdict import check_folder, count
 
@@ -163,12 +163,13 @@ def write_index(root: str | os.PathLike) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder")
-    rows, checks, prints = [], [], []
+    rows, checks, prints, own = [], [], [], Own(OWN)
     for folder in HandIns(root).folders:
         check = check_folder(folder)
+        own.look_at(check)
         checks.append((folder, check))
         place = folder.path.relative_to(root)
-        found = print_of(place.as_posix(), Path(*place.parts[:1]), check)
+        found = None if folder.path in own else print_of(place.as_posix(), Path(*place.parts[:1]), check)
         if found:
             prints.append((check, found))
         check.let_go()

@@ -23,7 +23,8 @@ from PIL import Image
 
 MOST_ENTRIES = 2000  # files in a folder
 MOST_BYTES = {
-    **{suffix: 4 * 2**20 for suffix in (".json", ".csv", ".log", ".html")},
+    **{suffix: 4 * 2**20 for suffix in (".json", ".csv", ".log")},
+    ".html": 2**20,
     **{suffix: 64 * 2**20 for suffix in (".png", ".gif")},
     ".pt": 2**31,
 }
@@ -39,6 +40,10 @@ SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX", ".Spotlight
 
 class Unreadable(ValueError):
     """A file or folder that cannot be used, with the reason in one line."""
+
+
+class TooMany(Unreadable):
+    """A folder with too many files to look through: a data set, say."""
 
 
 class Picture(NamedTuple):
@@ -103,7 +108,7 @@ class Folder:
             with os.scandir(self.path) as entries:
                 for n, entry in enumerate(entries):
                     if n >= most:
-                        raise Unreadable(f"holds more than {most:,} files")
+                        raise TooMany(f"holds more than {most:,} files")
                     if not is_system_file(entry.name):
                         self._add(entry)
         except OSError as error:
@@ -160,22 +165,28 @@ class Folder:
 
     def json(self, name: str) -> Any:
         try:
-            return json.loads(self.read(name).decode("utf-8"), parse_int=_integer)
+            return json.loads(self.read(name).decode("utf-8-sig"), parse_int=_integer)
         except Unreadable:
             raise
         except (ValueError, RecursionError) as error:
             raise Unreadable(f"is no JSON ({printable(error, 80)})") from None
 
     def csv(self, name: str) -> list[dict[str, str]]:
-        """The rows of a table, read one by one. Cells that are missing are "", and cells without a head are left out."""
+        """The rows of a table, read one by one. Cells that are missing are "", and cells without a head are left out.
+
+        The table may have been saved by a spreadsheet: a mark at its beginning, empty rows, semicolons and decimal commas.
+        """
         try:
-            reader = csv.reader(io.StringIO(self.read(name).decode("utf-8"), newline=""))
+            text = self.read(name).decode("utf-8-sig")
+            semicolons = ";" in text.partition("\n")[0]
+            text = text.replace(",", ".") if semicolons else text
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if semicolons else ",")
             heads = next(reader, [])
             if len(heads) > MOST_CELLS_WIDE:
                 raise Unreadable(f"is a table of more than {MOST_CELLS_WIDE} columns, and was not read")
             rows: list[dict[str, str]] = []
             for row in reader:
-                if not row:
+                if not any(row):
                     continue
                 if len(rows) >= MOST_ROWS or len(rows) * len(heads) >= MOST_CELLS:
                     raise Unreadable(f"is a table of more than {len(rows):,} rows, and was not read to its end")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 
 from common.files import finite
-from reporting.checks import Check
+from reporting.checks import OF_DATA, Check
 from reporting.grids import flat
 from reporting.hand_ins import HandIn
 from reporting.log_files import grid_name, model_name
@@ -19,6 +19,8 @@ from reporting.run import FREE, read_run
 
 NEAR_WEIGHTS = 0.02  # relative distance of two models that are nearly equal. Two runs with different seeds: above 1
 NEAR_PICTURES = 0.7  # grey levels of 255, likewise of two grids
+OWN = Path(__file__).resolve().parents[1] / "log"  # the suite's own runs
+SAME_BYTES = 16 * 2**20  # that are compared of two files
 PIXELS, ROWS = 4096, 0.5  # that stand for a grid; part of the rows of a run that show that another is the same
 
 
@@ -34,6 +36,7 @@ class Print(NamedTuple):
     pictures: str
     weights: np.ndarray  # a part of them
     pixels: np.ndarray
+    figures: dict[str, str]  # digests of pictures by file name
 
 
 def times_of(rows: list[dict[str, str]]) -> frozenset[tuple[str, str]]:
@@ -45,7 +48,6 @@ def print_of(name: str, hand_in: Path, check: Check) -> Print | None:
     settings = check.known_settings
     if settings is None:
         return None
-    asked = {key: value for key, value in settings.config["arguments"].items() if key not in FREE}
     model = check.models.get(model_name(settings.unit, settings.last))
     weights: list[float | None] = list(settings.g_weights) or [None]
     grids = (check.generated.get(grid_name(settings.unit, settings.last, w)) for w in weights)
@@ -55,14 +57,23 @@ def print_of(name: str, hand_in: Path, check: Check) -> Print | None:
     return Print(
         name,
         hand_in,
-        _digest(sorted((key, str(value)[:200]) for key, value in asked.items())),
+        asked(settings.config),
         times_of(check.rows),
         _digest(losses) if len(losses) > 1 else "",
         model.digest if model else "",
         _digest(grid.tobytes()) if grid.size else "",
         model.sketch if model else np.zeros(0, np.float32),
         pixels[:: max(1, len(pixels) // PIXELS)],
+        dict(check.figures),
     )
+
+
+def asked(config: Any) -> str:
+    """A digest of seed and settings; "" if there are none."""
+    arguments = config.get("arguments") if isinstance(config, dict) else None
+    if not isinstance(arguments, dict):
+        return ""
+    return _digest(sorted((key, str(value)[:200]) for key, value in arguments.items() if key not in FREE))
 
 
 def _digest(content: Any) -> str:
@@ -79,6 +90,9 @@ def shared(a: Print, b: Print) -> tuple[str, str] | None:
     comparable = "pictures" not in what and len(a.pixels) and a.pixels.shape == b.pixels.shape
     if comparable and np.abs(a.pixels - b.pixels).mean() < NEAR_PICTURES:
         what.append("nearly the pictures")
+    figures = sorted(name for name, digest in a.figures.items() if b.figures.get(name) == digest)
+    if figures and "pictures" not in what:
+        what.append(_some(figures))
     same = len(a.seconds & b.seconds)
     if same and same >= ROWS * min(len(a.seconds), len(b.seconds)) and (same > 1 or what):
         return "problem", ", ".join([f"the times of {same} rows", *what]) + ": one of the two is a copy"
@@ -87,6 +101,10 @@ def shared(a: Print, b: Print) -> tuple[str, str] | None:
     if a.asked == b.asked:
         return "note", ", ".join(what) + ": so do two honest runs with one seed on one machine"
     return "problem", ", ".join(what) + ", although seed or settings differ"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def compare(prints: Sequence[tuple[Check, Print]]) -> list[tuple[Print, Print, str, str]]:
@@ -121,10 +139,12 @@ class Own:
         self.root = root
         self.times: dict[str, frozenset[tuple[str, str]]] = {}
         self.files: dict[str, tuple[bytes, bytes]] = {}
+        self.folders: list[tuple[Folder, str, str]] = []  # with the digests of what was asked and of the losses
         for folder in HandIn(root).folders if root.is_dir() else []:
             run = read_run(folder)
             self.times[folder.path.name] = times_of(run.rows)
             self.files[folder.path.name] = _files(folder)
+            self.folders.append((folder, asked(run.config), _digest([row.get("train_loss") for row in run.rows])))
 
     def __contains__(self, path: Path) -> bool:
         return self.root.resolve() in (path.resolve(), *path.resolve().parents)
@@ -144,6 +164,33 @@ class Own:
                 check.say(
                     "problem", "metrics.csv", f"is a copy: {same} rows took as long as those of the suite's {name}"
                 )
+                return
+        mine_asked = asked(check.settings.config) if check.known_settings else None
+        losses = _digest([row.get("train_loss") for row in check.rows])
+        for folder, its, its_losses in self.folders:
+            same_files = [name for name in check.folder.files if _same_file(name, check.folder, folder)]
+            same_files += ["the losses of metrics.csv"] if len(check.rows) > 1 and losses == its_losses else []
+            if same_files:
+                honest = ": so has an honest run with its seed and settings on such a machine"
+                level, why = (
+                    ("note", honest) if its == mine_asked else ("problem", ", although seed or settings differ")
+                )
+                check.say(level, folder.path.name, f"the suite's own run has the same {_some(sorted(same_files))}{why}")
+
+
+def _same_file(name: str, one: Folder, other: Folder) -> bool:
+    """Have two folders the same picture or model of this name, byte for byte?"""
+    if (
+        one.files[name] != other.files.get(name)
+        or name.startswith(OF_DATA)
+        or not name.endswith((".png", ".gif", ".pt"))
+    ):
+        return False
+    try:
+        with one.open(name) as a, other.open(name) as b:
+            return a.read(SAME_BYTES) == b.read(SAME_BYTES)
+    except Exception:  # of a damaged zip
+        return False
 
 
 def _files(folder: Folder) -> tuple[bytes, bytes]:

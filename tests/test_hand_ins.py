@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Callable
@@ -70,7 +71,7 @@ class Runs:
         other = np.zeros((10, 4), np.uint64)
         training = known.hashes(load("mnist", self.data, True).images[:20, 0].numpy())
         self.lists = {"mnist_test": firsts, "mnist_train": training}
-        for name in ("fashion_mnist", "rendered"):
+        for name in ("fashion_mnist", "rendered", "cifar10"):
             self.lists[f"{name}_test"], self.lists[f"{name}_train"] = other, other[0]
         self.first_lists = self.lists
 
@@ -129,6 +130,31 @@ def of_an_older_version(runs: Runs, root: Path) -> Path:
     return folder
 
 
+def saved_by_a_spreadsheet(runs: Runs, root: Path) -> Path:
+    folder = copy(runs.honest, root / "log")
+    table = (folder / "metrics.csv").read_text().replace(",", ";").replace(".", ",")
+    (folder / "metrics.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*table.splitlines(), ";;;", ""]).encode())
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + config.replace(b"\n", b"\r\n"))
+    return folder
+
+
+def zip_in_a_zip(runs: Runs, root: Path) -> Path:
+    """Of folders within folders, with odd names."""
+    copy(runs.honest, root / "inner" / "home" / "jörg" / "my course" / "sheet 5" / "log" / "log_mnist (1)")
+    shutil.make_archive(str(root / "outer" / "Jörg"), "zip", root / "inner")
+    return Path(shutil.make_archive(str(root / "hand-in"), "zip", root / "outer"))
+
+
+def beside_data_and_software(runs: Runs, root: Path) -> Path:
+    copy(runs.honest, root / "anna" / "log_mnist"), (root / "anna" / "exercise.ipynb").touch()
+    for place in ("data/cats", "venv/lib/site-packages"):
+        (root / "anna" / place).mkdir(parents=True)
+        for i in range(2001):
+            (root / "anna" / place / f"{i}.png").touch()
+    return root / "anna"
+
+
 SOUND: dict[str, Callable[[Runs, Path], Path]] = {
     "as training left it": lambda runs, root: copy(runs.honest, root / "log"),
     "resumed": lambda runs, root: copy(runs.resumed, root / "log"),
@@ -139,6 +165,9 @@ SOUND: dict[str, Callable[[Runs, Path], Path]] = {
     "from a Mac and a PC": from_a_mac,
     "only what must be there": only_what_must_be_there,
     "of an older version": of_an_older_version,
+    "saved by a spreadsheet and an editor": saved_by_a_spreadsheet,
+    "a zip in a zip": zip_in_a_zip,
+    "beside data and software": beside_data_and_software,
 }
 
 
@@ -178,16 +207,43 @@ def test_a_hand_in_without_a_run_fails(runs, tmp_path, capsys):
     assert "empty: holds no log folder" in out and "own: holds no run of its own" in out
 
 
+def test_pictures_and_figures_of_another_run_are_found(runs, tmp_path, capsys):
+    other, mine = copy(runs.short, tmp_path / "other"), copy(runs.honest, tmp_path / "mine")
+    shutil.copy(other / "mixture.png", mine)
+    assert run_check(other, mine, "--problems") == 1
+    assert f"{other} shares mixture.png, although seed or settings differ" in capsys.readouterr().out
+    shutil.copy(check_log.OWN / "log_mnist" / "inpainting.png", mine)
+    assert run_check(mine, "--problems") == 1
+    out = capsys.readouterr().out
+    assert "log_mnist: the suite's own run has the same inpainting.png, although seed or settings differ" in out
+
+
 # ------------------------------------------------------------------------------------------------ spoiled copies
 
 
-def scale_losses(folder: Path, by: float = 0.5) -> None:
+MEANS = ("train_loss", "val_loss")
+LOSSES = (*MEANS, "loss_q1", "loss_q2", "loss_q3", "loss_q4")
+
+
+def scale_losses(folder: Path, by: float = 0.5, keys: tuple[str, ...] = MEANS) -> None:
     def change(rows):
         for row in rows:
-            for key in ("train_loss", "val_loss"):
+            for key in keys:
                 row[key] = f"{float(row[key]) * by:.6g}"
 
     edit_metrics(folder / "metrics.csv", change)
+
+
+def log_again(folder: Path) -> None:
+    """train.log tells what metrics.csv has."""
+    rows = {row["epoch"]: row for row in csv.DictReader(io.StringIO((folder / "metrics.csv").read_text()))}
+    lines = (folder / "train.log").read_text().splitlines(True)
+    for i, line in enumerate(lines):
+        match = re.match(r"epoch (\d+)/\d+  train loss", line)
+        if match:
+            losses = [f"{float(rows[match[1]][key]):.4f}" for key in ("train_loss", "val_loss")]
+            lines[i] = re.sub(r"train loss \S+  val loss \S+", "train loss {}  val loss {}".format(*losses), line)
+    (folder / "train.log").write_text("".join(lines))
 
 
 def without(folder: Path, *names: str) -> Path:
@@ -204,7 +260,7 @@ def dressed(folder: Path, short: Path, thoroughly: bool) -> None:
 
     def go_on(rows):
         for epoch in range(3, 7):
-            better = {key: f"{float(rows[-1][key]) * 0.9:.6g}" for key in ("train_loss", "val_loss")}
+            better = {key: f"{float(rows[-1][key]) * 0.9:.6g}" for key in LOSSES}
             rows.append({**rows[-1], **better, "epoch": str(epoch), "step": str(int(rows[0]["step"]) * epoch)})
 
     edit_metrics(folder / "metrics.csv", go_on)
@@ -295,6 +351,15 @@ def add_to_page(text: str) -> Callable[[Path], None]:
     return change
 
 
+def on_page(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text, n = re.subn(old, new, (folder / "report.html").read_text())
+        assert n
+        (folder / "report.html").write_text(text)
+
+    return change
+
+
 def measured(**figures) -> Callable[[Path], None]:
     def change(entries):
         for entry in entries:
@@ -315,6 +380,7 @@ def new_date(folder: Path) -> None:
     without(folder, "report.html")
 
 
+MODELS = ("model_epoch2.pt", "model_epoch4.pt", "model_epoch6.pt")
 LOGS = ("train.log", "checkpoint.pt")
 EARLIER = ("model_epoch2.pt", "model_epoch4.pt", "checkpoint.pt")
 
@@ -326,10 +392,22 @@ def spoiled_kinds(runs: Runs) -> dict[str, tuple[Callable[[Path], object], str]]
     return {
         "losses halved in the table": (scale_losses, ""),
         "... and no train.log": (lambda f: scale_losses(without(f, "train.log")), ""),
-        "... and neither log nor checkpoint": (lambda f: scale_losses(without(f, *LOGS)), "models"),
+        "... and neither log nor checkpoint": (lambda f: scale_losses(without(f, *LOGS)), ""),
         "losses halved everywhere": (
-            lambda f: (scale_losses(without(f, *LOGS), 0.5), measured(bits_per_dim=1.5)(f)),
+            lambda f: (scale_losses(without(f, *LOGS, "report.html"), keys=LOSSES), measured(bits_per_dim=1.5)(f)),
             "models",
+        ),
+        "... and in train.log": (lambda f: (scale_losses(without(f, "checkpoint.pt")), log_again(f)), ""),
+        "a row that stands twice": (
+            lambda f: edit_metrics(
+                without(f, *LOGS) / "metrics.csv", lambda r: r[4].update({**r[3], "epoch": "5", "step": "60"})
+            ),
+            "",
+        ),
+        "another learning rate": (lambda f: set_config(l_rate=1e-3)(without(f, "checkpoint.pt", *MODELS)), ""),
+        "another seed at the top of config.json": (
+            lambda f: edit_json(f / "config.json", lambda c: c.update(seed=7)),
+            "",
         ),
         "two epochs dressed as six": (lambda f: dressed(f, short, False), ""),
         "... with everything edited": (lambda f: dressed(f, short, True), "models"),
@@ -400,6 +478,10 @@ def spoiled_kinds(runs: Runs) -> dict[str, tuple[Callable[[Path], object], str]]
         "a script in report.html": (add_to_page("<script>alert(1)</script>"), ""),
         "a handler in report.html": (add_to_page("<b onclick='alert(1)'>x</b>"), ""),
         "a picture from elsewhere in report.html": (add_to_page("<img src='https://example.org/a.png' alt=''>"), ""),
+        "a style from elsewhere in report.html": (on_page("</style>", "p { background: URL(//x.org) }</style>"), ""),
+        "a weaker policy in report.html": (on_page("default-src 'none'", "default-src *"), ""),
+        "another loss in report.html": (on_page(r"(loss, epoch 6</dt><dd>)[\d.]+", r"\g<1>0.001"), ""),
+        "report.html of another run": (lambda f: shutil.copy(short / "report.html", f), ""),
         "a smaller batch in config.json": (set_config(batch_size=8), ""),
         "a smaller batch everywhere in config.json": (
             lambda f: edit_json(
