@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from typing import Any
@@ -127,7 +128,8 @@ def check_losses(check: Check) -> None:
     """metrics.csv: is the loss the mean of its quarters, does no row stand twice, is the learning rate the one asked for?"""
     name, settings, before = "metrics.csv", check.settings, 0.0
     seen: dict[Any, str] = {}
-    arguments = settings.config["arguments"]
+    arguments, n_images = settings.config["arguments"], settings.config["dataset"].get("train_images")
+    batch = min(finite(arguments.get("batch_size")) or 1.0, finite(n_images) or math.inf)
     share = np.bincount(np.arange(settings.T) * 4 // settings.T, minlength=4) / settings.T  # of the t in each quarter
     for row in check.rows:
         mark, step = f"{settings.unit} {row[settings.unit]}", finite(row.get("step"))
@@ -135,9 +137,8 @@ def check_losses(check: Check) -> None:
         if step is not None and None not in numbers:
             loss, quarters = numbers[0], np.array(numbers[1:], dtype=float)
             mean = float(quarters @ share)
-            n = max(1.0, step - before) * (
-                finite(arguments.get("batch_size")) or 1
-            )  # chance decides how many t fall where
+            # Chance decides how many of the n drawn t fall into each quarter.
+            n = max(1.0, step - before) * batch
             allowed = 6 * float(np.sqrt(np.maximum((quarters - mean) ** 2 @ share, 0) / n)) + 1e-4 * abs(mean)
             if abs(loss - mean) > allowed:  # type: ignore[operator]
                 text = f"{mark}: the training loss is {loss:.4g}, but the mean of its quarters is {mean:.4g}"
