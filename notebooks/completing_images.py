@@ -14,7 +14,7 @@
 # # Completing images
 #
 # A model without classes is trained, its samples are looked at, and halves of images are completed in three ways. With `QUICK`
-# (the default on a CPU) the training is short, the completions are made by `log/log_mnist_batch64/model_epoch12.pt` of the suite, and both
+# (the default on a CPU) the training is short, the completions are made by `log/log_mnist/model_epoch20.pt` of the suite, and both
 # take few steps: under two minutes on one CPU core. Without it everything is the sheet's, with the model trained here. A T4 was not tried.
 
 # %%
@@ -135,10 +135,10 @@ shown("loss.png")
 # ## Eight samples
 #
 # Above: the model that was just trained. After a QUICK training there are strokes and blobs, and few digits. Below: a model that was
-# trained for 12 epochs with classes, of which none is asked for here; it learnt to do without them, too.
+# trained for 20 epochs with classes, of which none is asked for here; it learnt to do without them, too.
 
 # %%
-longer, _ = load_model(Path("log/log_mnist_batch64/model_epoch12.pt"), device)
+longer, _ = load_model(Path("log/log_mnist/model_epoch20.pt"), device)
 rows = []
 for name, model in (("trained here", ddpm), ("log_mnist", longer)):
     few = model.respaced(N_STEPS) if QUICK else model

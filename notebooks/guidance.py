@@ -14,7 +14,7 @@
 # # Classifier-free guidance, step by step
 #
 # The parts of the network, the schedule, one training step, one sample, and what the guidance weight does. The model is
-# `log/log_mnist_batch64/model_epoch12.pt` of the suite, so nothing is trained here. With `QUICK` (the default on a CPU) samples take
+# `log/log_mnist/model_epoch20.pt` of the suite, so nothing is trained here. With `QUICK` (the default on a CPU) samples take
 # 20 of the 400 steps: under a minute on one CPU core. A T4 was not tried.
 
 # %%
@@ -47,7 +47,7 @@ from training.checkpoint import load_model
 
 device, folder = pick_device("auto"), Path(tempfile.mkdtemp())
 QUICK = os.environ.get("QUICK", "1" if device.type == "cpu" else "0") == "1"
-full, _ = load_model(Path("log/log_mnist_batch64/model_epoch12.pt"), device)
+full, _ = load_model(Path("log/log_mnist/model_epoch20.pt"), device)
 ddpm = full.respaced(20) if QUICK else full
 print(f"on {device.type}, {ddpm.n_timesteps} of {full.n_timesteps} steps")
 

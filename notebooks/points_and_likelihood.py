@@ -134,7 +134,7 @@ from figures.grids import plot_groups
 from training.checkpoint import load_model
 
 groups = []
-for name, file in (("U-Net", "log_mnist_batch64/model_epoch12.pt"), ("fc", "log_mnist_fc/model_epoch10.pt")):
+for name, file in (("U-Net", "log_mnist/model_epoch20.pt"), ("fc", "log_mnist_fc/model_epoch10.pt")):
     images, _ = load_model(Path("log") / file, device)
     few = images.respaced(20) if QUICK else images
     generator = torch.Generator(device).manual_seed(0)

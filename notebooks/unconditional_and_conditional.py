@@ -125,7 +125,7 @@ shown("a.png")
 # %% [markdown]
 # ## With classes: `train_classconditional` and `sample`
 #
-# Above: the model just trained, asked for each digit with the guidance weights 0 and 2. Below: a model of the suite after 12 epochs
+# Above: the model just trained, asked for each digit with the guidance weights 0 and 2. Below: a model of the suite after 20 epochs
 # of the whole of MNIST, from the same noise. After a short training all classes look nearly alike, and then guidance, which adds what a
 # class has that the others have not, changes little. Of the long one every digit can be read at w = 2.
 
@@ -133,9 +133,9 @@ shown("a.png")
 conditional = DDPM(UNet(1, N_FEATURES, n_classes=10, height=28), n_timesteps=T, device=device, drop_prob=0.1)
 optim = torch.optim.Adam(conditional.parameters(), RATE)
 losses = train_classconditional(conditional, loader_of(train_set), EPOCHS, optim, device)
-longer, _ = load_model(Path("log/log_mnist_batch64/model_epoch12.pt"), device)
+longer, _ = load_model(Path("log/log_mnist/model_epoch20.pt"), device)
 rows = []
-for name, model in (("here", conditional), ("12 epochs", longer)):
+for name, model in (("here", conditional), ("20 epochs", longer)):
     for w in (0.0, 2.0):
         generator = torch.Generator(device).manual_seed(0)
         images = sample(model.respaced(N_STEPS), 1, range(10), g_weight=w, generator=generator)

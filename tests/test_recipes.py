@@ -56,6 +56,15 @@ def test_the_recipe_of_context_vectors(tmp_path, capsys, monkeypatch):
     assert len(re.findall(r"w = [01]: \d+\.\d% of 10 samples", capsys.readouterr().out)) == 2
 
 
+def test_the_recipe_of_measured_attributes(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data" / "cats", ["cat"], 3)
+    monkeypatch.chdir(tmp_path)
+    code = blocks("text.md")["attributes.py"]
+    exec(code.replace("*.jpg", "*.png"), {"__name__": "attributes"})
+    head, *rows = (tmp_path / "data" / "cats" / "attributes.csv").read_text().splitlines()
+    assert head == "file,bright,warm,detailed" and len(rows) == 3
+
+
 def train(script, words):
     return run_here(script, words.split())
 

@@ -212,8 +212,8 @@ def read_log(folder, name):
 
 def test_numbers_quoted_from_the_logs():
     """The table of guidance weights is metrics.json; the losses named are those of metrics.csv."""
-    runs = read_log("log_mnist_batch64", "metrics.json")
-    results = next(run for run in runs if run["measured"] == "samples" and run["epoch"] == 12)["results"]
+    runs = read_log("log_mnist", "metrics.json")
+    results = next(run for run in runs if run["command"].endswith("--n_samples 10"))["results"]
     guidance = sections(ROOT / "answers" / "guidance.md")
     assert [r.get("guidance_weight") for r in results] == [None, 0, 1, 3]
     for name, key, scale, digits in (
@@ -227,7 +227,7 @@ def test_numbers_quoted_from_the_logs():
     recalls = ", ".join(f"{r['recall']:.2f}" for r in results[1:])
     assert recalls in guidance["disadvantages-of-classifier-free-guidance"]
 
-    with open(ROOT / "log" / "log_mnist_batch64" / "metrics.csv", encoding="utf-8") as file:
+    with open(ROOT / "log" / "log_mnist" / "metrics.csv", encoding="utf-8") as file:
         rows = [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
     losses = [row["train_loss"] for row in rows]
     quoted = [f"from {losses[0]:.3f} to {losses[1]:.3f}", f"from {losses[-2]:.4f} to {losses[-1]:.4f}"]
@@ -242,5 +242,5 @@ def test_numbers_quoted_from_the_logs():
     quoted += [f"parameters as the U-Net ({fc:,})", f"{large / small:.1f} times as many parameters"]
     assert [words for words in quoted if words not in text_of("comparisons.md")] == []
     lowest, highest = rows[-1]["loss_q1"], rows[-1]["loss_q4"]
-    assert len(rows) == 12
+    assert len(rows) == 20
     assert f"shows {lowest:.3f} there and {highest:.3f} in the highest" in text_of("variational_bound.md")
