@@ -37,11 +37,11 @@ from common.console import (
     values_from_call,
 )
 from datasets import clip
-from datasets.context import LAYOUTS, encode_prompts
+from datasets.context import LAYOUTS
 from training import processes
 from training.arguments import about, add_method_arguments, add_running_arguments, new_model, process_of, settings_of
 from training.class_conditional import check_weights
-from training.prompts import check_prompts, draw_first, draw_prompt_run, load_sets
+from training.prompts import check_call, draw_first, draw_prompt_run, load_sets
 from training.settings import Plan
 from training.trainer import Trainer
 
@@ -49,17 +49,15 @@ EXPECTED = (
     "The loss falls fast in the first epochs and then hardly at all, while faces become faces: judge progress by the "
     "pictures. Coarse wishes (hair, skin, age) are obeyed before fine ones (a smile), and more plainly at larger w."
 )
-PROMPTS = {
-    "clip": [
-        "a smiling woman with blond hair",
-        "a smiling man with dark hair",
-        "an old man with glasses",
-        "a young woman with long dark hair",
-        "a bald man with a beard",
-        "a woman with a hat",
-    ],
-    "attributes": ["happy", "not happy", "old", "young", "long-haired", "short-haired"],
-}
+# Of CLIP; a table of attributes has examples of its own.
+PROMPTS = [
+    "a smiling woman with blond hair",
+    "a smiling man with dark hair",
+    "an old man with glasses",
+    "a young woman with long dark hair",
+    "a bald man with a beard",
+    "a woman with a hat",
+]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--l_rate", type=in_range(0, 1e30, open_ends=True), default=3e-4, help="learning rate of Adam, constant")
     text = "guidance weights w of the pictures, as in (1 + w) eps(x, c) - w eps(x, no context)"
     add("--g_weight", type=in_range(-1, 1e6), nargs="+", default=[0, 1, 3, 7], metavar="W", help=text)
-    text = "what the pictures show, a column each (six prompts, which depend on the encoder)"
+    text = "what the pictures show, a column each (CLIP: six sentences; attributes: both ends of three of them)"
     add("--prompts", nargs="+", default=None, metavar="TEXT", help=text)
     add(
         "--n_features",
@@ -124,13 +122,12 @@ def parser() -> argparse.ArgumentParser:
 @processes.together()
 def main() -> None:
     args = parser().parse_args()
-    args.prompts = args.prompts or PROMPTS[args.encoder]
-    check_prompts(args.prompts)
+    args.prompts = args.prompts or (PROMPTS if args.encoder == "clip" else None)
+    check_call(args)
     check_weights(args.g_weight)
     device = processes.start(args.device)
     with values_from_call(), processes.one_by_one():
-        encoder, train_set, val_set = load_sets(args, device)
-        vectors = encode_prompts(encoder, args.prompts)
+        encoder, vectors, train_set, val_set = load_sets(args, device)
     network = {
         **{"in_channels": 3, "height": args.im_height, "context_dim": encoder.dimension, "dim": args.n_features},
         **{"dim_mults": list(args.dim_mults), "n_blocks": args.n_blocks, "dropout": args.dropout},

@@ -7,6 +7,7 @@ is imported only here, and only when an encoder is made.
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -45,6 +46,7 @@ class Clip:
         tags = open_clip.list_pretrained_tags_by_model(model)
         if weights not in (RANDOM, *tags) and not Path(weights).is_file():
             raise CallError(f"{weights!r} is no file, and {model} has only the weights {', '.join([RANDOM, *tags])}")
+        logging.disable(logging.CRITICAL)  # libraries log every attempt to download
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -57,6 +59,8 @@ class Clip:
             raise RunError(
                 f"the weights {weights!r} of {model} {what}: name a file of them by --clip_weights ({one_line(error)})"
             ) from None
+        finally:
+            logging.disable(logging.NOTSET)
         self.model.eval().requires_grad_(False).to(device)
         digest = hashlib.sha256()
         for value in self.model.state_dict().values():

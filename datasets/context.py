@@ -16,7 +16,7 @@ from torch import Tensor
 from common.console import CallError, Progress, one_line
 from common.files import atomic_write
 from datasets.celeba import list_celeba
-from datasets.encoders import Encoder
+from datasets.encoders import Attributes, Encoder
 from datasets.image_folder import cache_file, list_split, load_files
 from datasets.image_set import ImageSet
 
@@ -64,8 +64,17 @@ def load_images(
 
 
 def with_context(image_set: ImageSet, files: list[Path], encoder: Encoder, data_dir: Path, train: bool) -> ContextSet:
-    """Images (of `load_images`) with their vectors. These are read from the cache context_<split>_<encoder>.npz beside the
-    images, or computed and written there if it is not of these files and this encoder."""
+    """Images (of `load_images`) with their vectors."""
+    # Attributes are read at once, and the table may have changed.
+    instant = isinstance(encoder, Attributes)
+    context = encoder.encode_images(files).half() if instant else _cached(image_set, files, encoder, data_dir, train)
+    kept = {field.name: getattr(image_set, field.name) for field in dataclasses.fields(ImageSet)}
+    return ContextSet(**kept, context=context)
+
+
+def _cached(image_set: ImageSet, files: list[Path], encoder: Encoder, data_dir: Path, train: bool) -> Tensor:
+    """Vectors from the cache context_<split>_<encoder>.npz beside the images, or computed and written there if it is not
+    of these files and this encoder. float16 [N, D]."""
     split = "train" if train else "test"
     cache = cache_file(root_of(image_set.name, data_dir), f"context_{split}_{encoder.name}.npz")
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -86,8 +95,7 @@ def with_context(image_set: ImageSet, files: list[Path], encoder: Encoder, data_
             print(
                 f"{cache} cannot be written ({one_line(error)}): the vectors are computed again next time", flush=True
             )
-    kept = {field.name: getattr(image_set, field.name) for field in dataclasses.fields(ImageSet)}
-    return ContextSet(**kept, context=context)
+    return context
 
 
 def read_vectors(cache: Path, key: str) -> Tensor | None:
@@ -110,10 +118,13 @@ def encode_prompts(encoder: Encoder, prompts: list[str]) -> Tensor:
     """Context vectors of prompts, float32 [K, D]. A prompt may be a weighted mixture: "a cat*0.7 + a dog*0.3".
 
     Its vector is the sum of those of its parts, each times its weight (without weights they are equal and add up to 1).
-    CallError for an empty prompt, a prompt that is there twice, a weight that is no number.
+    CallError for an empty prompt, a prompt that is there twice, a weight that is no number, and what cannot be shown.
     """
     if not prompts:
         raise CallError("no prompt is given")
+    for prompt in prompts:
+        if not prompt.isprintable():
+            raise CallError(f"the prompt {prompt[:40]!r} has characters that cannot be shown")
     if len(set(prompts)) < len(prompts):
         raise CallError("a prompt is given twice")
     return torch.stack([_mixture(encoder, prompt) for prompt in prompts])

@@ -11,7 +11,10 @@ Here is the one that needs no download, `Attributes`: a table of numbers beside 
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import csv
+import io
 import re
 from pathlib import Path
 from typing import Any, Protocol, Sequence
@@ -34,6 +37,11 @@ WORDS: dict[str, list[tuple[str, int]]] = {
     "female": [("gender", -1), ("male", -1)],
     "indoors": [("outdoors", -1)],
 }
+# Both ends of attributes that are seen at once in a face, for `Attributes.examples`.
+ENDS = [
+    *[("happy", "not happy"), ("smiling", "not smiling"), ("old", "young")],
+    *[("long-haired", "short-haired"), ("light-haired", "dark-haired")],
+]
 
 
 class Encoder(Protocol):
@@ -78,13 +86,16 @@ class Attributes:
     def of(cls, table_file: Path, files: Sequence[Path]) -> Attributes:
         """The encoder of a table, with mean, deviation and quarters of these (training) images."""
         names, table = read_table(table_file)
-        v = np.array(rows_of(table, files))  # [N, D]
+        keys = collections.Counter(key_of(file.name) for file in files)
+        twice = [str(file) for file in files if keys[key_of(file.name)] > 1]
+        if twice:
+            raise DataError(f"{twice[0]} and another training image have one name for the table: rename one")
+        v = np.array([row_of(table, file) for file in files])  # [N, D]
         mean, std = v.mean(0), v.std(0)
-        constant = [name for name, s in zip(names, std) if s == 0]
+        constant = [name for name, same in zip(names, v.max(0) == v.min(0)) if same]
         if constant:
-            raise DataError(
-                f"{table_file}: all training images have the same value of {constant[0]}: remove the column"
-            )
+            fault = f"all {len(files)} training images have the same value of {constant[0]}"
+            raise DataError(f"{table_file}: {fault}: remove the column")
         # Means of the quarters. Of an attribute with two values, of which one is rare, a quarter holds both: hence the mean.
         low, high = (
             [float(x[(x <= q) & (x < m) if sign < 0 else (x >= q) & (x > m)].mean()) for x, q, m in zip(v.T, at, mean)]
@@ -101,8 +112,10 @@ class Attributes:
         return ((values - self.mean) / self.std / self.dimension**0.5).float()
 
     def encode_images(self, files: Sequence[Path]) -> Tensor:
-        table = self.table or (read_table(beside(files[0].parent))[1] if files else {})
-        return self.scaled(torch.tensor(rows_of(table, files)).double().view(-1, self.dimension))
+        folders = {file.parent for file in files}
+        tables = {folder: self.table or columns_of(beside(folder), self.names) for folder in folders}
+        rows = [row_of(tables[file.parent], file) for file in files]
+        return self.scaled(torch.tensor(rows).double().view(-1, self.dimension))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """CallError for a word that no attribute has."""
@@ -134,6 +147,15 @@ class Attributes:
             found[k] = sign
         return found
 
+    def examples(self) -> list[str]:
+        """Prompts for both ends of three attributes: first those in ENDS, then as the table has them."""
+        found: dict[int, tuple[str, str]] = {}
+        for ends in [*ENDS, *((plain(name), f"not {plain(name)}") for name in self.names)]:
+            with contextlib.suppress(CallError):
+                k, _ = (next(iter(self.meaning(word))) for word in ends)
+                found.setdefault(k, ends)
+        return [word for ends in list(found.values())[:3] for word in ends]
+
 
 def plain(name: str) -> str:
     """'Blond_Hair' as 'blond hair'."""
@@ -141,15 +163,14 @@ def plain(name: str) -> str:
 
 
 def key_of(name: str) -> str:
-    """What a file is called in a table: '0001.png', '0001' and '1' are one."""
-    return re.sub(r"\.[A-Za-z]+$", "", name.strip()).lstrip("0") or "0"
+    """What a file is called in a table: 'faces/0001.png', '0001.jpg', '0001' and '1' are one."""
+    return re.sub(r"^.*[/\\]|\.[A-Za-z]+$", "", name.strip()).lstrip("0") or "0"
 
 
-def rows_of(table: dict[str, list[float]], files: Sequence[Path]) -> list[list[float]]:
-    missing = [file for file in files if key_of(file.name) not in table]
-    if missing:
-        raise DataError(f"the table of attributes has no row for {missing[0]}")
-    return [table[key_of(file.name)] for file in files]
+def row_of(table: dict[str, list[float]], file: Path) -> list[float]:
+    if key_of(file.name) not in table:
+        raise DataError(f"the table of attributes has no row for {file}")
+    return table[key_of(file.name)]
 
 
 def beside(folder: Path) -> Path:
@@ -158,32 +179,67 @@ def beside(folder: Path) -> Path:
         for name in TABLES:
             if (place / name).is_file():
                 return place / name
-    raise DataError(f"there is no {' or '.join(TABLES)} in {folder} or above it: add one, or name it by --attributes")
+    fault = f"there is no {' or '.join(TABLES)} in {folder} or above it"
+    raise DataError(f"{fault}: put one there (train_celeba.py also takes --attributes FILE)")
+
+
+def columns_of(file: Path, names: Sequence[str]) -> dict[str, list[float]]:
+    """{key of a file: its numbers} of a table, for these attributes. DataError if it lacks one of them."""
+    there, table = read_table(file)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(f"{file} has no attribute {missing[0]}, with which the model was trained")
+    columns = [there.index(name) for name in names]
+    return {key: [row[k] for k in columns] for key, row in table.items()}
 
 
 def read_table(file: Path) -> tuple[list[str], dict[str, list[float]]]:
     """The attributes of a table, and {key of a file: its numbers}.
 
-    Either a CSV whose first column names the files and whose first row names the attributes, or CelebA's text file: the
-    number of rows, the attributes, and then rows with a file name and 1 or -1 for each. DataError if it is neither.
+    Either a CSV whose first column names the files and whose first row names the attributes (with semicolons or tabs, too,
+    and then with decimal commas), or CelebA's text file: the number of rows, the attributes, and then rows with a file name
+    and 1 or -1 for each. DataError if it is neither.
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
-            if file.suffix == ".txt":
-                lines = [line.split() for line in opened if line.strip()]
-                names, rows = lines[1], lines[2:]
-            else:
-                lines = [line for line in csv.reader(opened) if line]
-                names, rows = lines[0][1:], lines[1:]
-        table = {key_of(row[0]): [float(value) for value in row[1:]] for row in rows}
-        wrong = [key for key, values in table.items() if len(values) != len(names) or not np.isfinite(values).all()]
-        if wrong or not names or not table:
-            raise ValueError(f"row {wrong[0]} has not {len(names)} numbers" if wrong else "it holds no rows")
+            text = opened.read()
+        if file.suffix == ".txt":
+            names, *rows = [line.split() for line in text.splitlines() if line.strip()][1:] or [[]]
+        else:
+            mark = max(",;\t", key=text.partition("\n")[0].count)
+            lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, ""), delimiter=mark)]
+            (_, *names), *rows = [line for line in lines if any(line)] or [[""]]
+            rows = rows if mark == "," else [[row[0], *(cell.replace(",", ".") for cell in row[1:])] for row in rows]
+        return names, _table(names, rows)
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
-    except (ValueError, IndexError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise DataError(f"{file} is no table of attributes ({error})") from None
-    return names, table
+
+
+def _table(names: list[str], rows: list[list[str]]) -> dict[str, list[float]]:
+    """ValueError for columns without a name or of one name, for rows of one file, and for what is no number."""
+    wrong = [name for name, n in collections.Counter(map(plain, names)).items() if n > 1 or not name]
+    if wrong or not names or not rows:
+        several = f"two columns are called {wrong[0]!r}" if wrong and wrong[0] else "a column has no name"
+        raise ValueError(several if wrong else "it holds no rows of a file name and numbers")
+    table: dict[str, list[float]] = {}
+    for name, *cells in rows:
+        values = [_number(cell) for cell in cells]
+        odd = [cell for cell, value in zip(cells, values) if not abs(value) <= 1e30]
+        if len(cells) != len(names) or odd:
+            what = f"{odd[0][:40]!r}, which is no number" if odd else f"{len(cells)} values, not {len(names)}"
+            raise ValueError(f"the row of {name[:40]!r} has {what}")
+        if table.setdefault(key_of(name), values) is not values:
+            raise ValueError(f"there are two rows of {name[:40]!r}")
+    return table
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def encoder_from(recipe: dict[str, Any], device: torch.device | str = "cpu", weights: str | None = None) -> Encoder:

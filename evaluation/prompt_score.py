@@ -22,8 +22,8 @@ from torch import Tensor
 from common.console import CallError, Progress, values_from_call
 from common.files import check_writable, free_names
 from datasets.clip import Clip
-from datasets.context import LAYOUTS, ContextSet, encode_prompts, load_images, with_context
-from datasets.encoders import Attributes, Encoder, read_table
+from datasets.context import LAYOUTS, ContextSet, encode_prompts, load_images, root_of, with_context
+from datasets.encoders import Attributes, Encoder, beside, columns_of
 from ddpm import DDPM
 from evaluation.comparison import Model
 from evaluation.prompts import encoder_of
@@ -88,13 +88,13 @@ def look_of(encoder: Encoder, ddpm: DDPM, content: dict[str, Any], args: argpars
     name, which = checkpoint.data_of(ddpm, content)
     if name not in LAYOUTS:
         raise CallError(f"the model was trained on {name}, which has no attributes")
-    table = content["arguments"].get("attributes")
-    if table:
-        encoder.table = read_table(Path(table))[1]
-    sets = []
-    for train in (True, False):
-        images, files = load_images(name, args.data_dir, train, which["im_height"])
-        sets.append(with_context(images, files, encoder, args.data_dir, train).to(ddpm.device))
+    splits = [load_images(name, args.data_dir, train, which["im_height"]) for train in (True, False)]
+    table = Path(content["arguments"].get("attributes") or "")
+    encoder.table = columns_of(table if table.is_file() else beside(root_of(name, args.data_dir)), encoder.names)
+    sets = [
+        with_context(images, files, encoder, args.data_dir, train).to(ddpm.device)
+        for train, (images, files) in zip((True, False), splits)
+    ]
     network, correlations = load_or_train(args.judge_dir, sets[0], sets[1])
     told = ", ".join(f"{name} {r:.2f}" for name, r in zip(encoder.names, correlations))
     print(f"regressor: correlation with the ratings of {len(sets[1])} held-out images: {told}", flush=True)

@@ -24,6 +24,8 @@ def encoder_of(model: Model, clip_weights: str | None = None) -> Encoder:
     recipe = model.content["spec"].get("encoder")
     if recipe is None:
         raise CallError(f"{model.file} was not trained on context vectors, so it understands no prompts")
+    if clip_weights and recipe.get("kind") != "clip":
+        raise CallError(f"--clip_weights has no effect on {model.file}, whose encoder is not CLIP: leave it out")
     with values_from_call():
         encoder = encoder_from(recipe, model.ddpm.device, clip_weights)
         if encoder.dimension != getattr(model.ddpm.nn_model, "condition_dim", 0):

@@ -106,7 +106,7 @@ def check_config(check: Check) -> None:
 def check_changes(check: Check) -> None:
     """A note on the exercise's arguments that were changed."""
     arguments, defaults = check.settings.config["arguments"], check.settings.config.get("defaults")
-    free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "load_path", "save_every")
+    free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "load_path", "save_every", "prompts")
     if isinstance(defaults, dict):
         changed = [n for n in arguments if n in defaults and n not in free and arguments[n] != defaults[n]]
         text = ", ".join(f"{name} {arguments[name]} (not {defaults[name]})" for name in changed)

@@ -125,6 +125,7 @@ def test_prompts_change_samples(draw, tmp_path):
         (["--prompts", "old", "--classes", "1"], 2, "--classes"),
         (["--classes", "1", "--g_weight", "1", "3"], 2, "--guidance_sweep"),
         (["--clip_weights", "x"], 2, "--clip_weights"),
+        (["--prompts", "old", "--clip_weights", "x"], 2, "is not CLIP"),
         (["--image_prompt", "nowhere.png"], 1, "nowhere.png"),
     ],
 )
@@ -153,6 +154,8 @@ def test_a_recipe_that_fits_no_network(run, tmp_path, capsys):
         (["--encoder", "attributes", "--prompts", "x" * 101], 2, "101 characters"),
         (["--encoder", "attributes", "--attributes", "none.csv"], 1, "none.csv"),
         (["--encoder", "attributes", "--prompts", "sad"], 2, "'sad'"),
+        (["--encoder", "attributes", "--clip_weights", "random"], 2, "--clip_weights has no effect"),
+        (["--attributes", "none.csv"], 2, "--attributes has no effect"),
     ],
 )
 def test_trainings_that_are_refused_before_they_begin(faces, tmp_path, words, status, told, capsys):
@@ -204,6 +207,12 @@ def test_clip_from_the_pictures_to_the_prompts(clip_run, faces, tmp_path, capsys
     words = ["--prompts", "a hat*0.3 + a man*0.7", "--image_prompt", str(faces / "train/face/003.png")]
     assert run_here(sample, [*call, *words, "--g_weight", "1", "7"]) == 0
     assert (tmp_path / "prompts.png").exists()
+
+
+def test_prompts_are_refused_before_pictures_are_decoded(tiny_clip, tmp_path, capsys):
+    data = write_faces(tmp_path / "data")
+    assert call_of_clip(data, tmp_path / "log", tiny_clip, "random", "--prompts", "a*b") == 2
+    assert "weight" in capsys.readouterr().err and not list(data.glob("*.np*"))
 
 
 def test_vectors_of_clip(tiny_clip, faces):

@@ -167,7 +167,9 @@ def load_run(
         change = next((a, b) for a, b in zip_longest(names_before, class_names) if a != b)
         forbidden.append(f"the classes are others, {change[1]!r} where {change[0]!r} stood")
     if content["spec"].get("encoder") != encoder:
-        forbidden.append("the encoder has another table of attributes, or other weights")
+        forbidden.append(
+            "the encoder is another one (other training images, another table of attributes, other weights)"
+        )
     if content["train_images"] != train_images:
         forbidden.append(f"{content['train_images']} training images were there, now {train_images}")
     if forbidden:

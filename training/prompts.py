@@ -8,8 +8,9 @@ import torch
 
 from common.console import CallError
 from common.limits import wrong_name
+from datasets import clip
 from datasets.clip import Clip
-from datasets.context import ContextSet, load_images, root_of, with_context
+from datasets.context import ContextSet, encode_prompts, load_images, root_of, with_context
 from datasets.encoders import Attributes, Encoder, beside
 from figures.grids import plot_grid
 from figures.images import N_PROCESS, process_figures
@@ -20,22 +21,28 @@ from training.trainer import Trainer
 N_UNCONDITIONAL = 16  # images without context at the end
 
 
-def load_sets(args: argparse.Namespace, device: torch.device) -> tuple[Encoder, ContextSet, ContextSet]:
-    """The encoder that the arguments ask for, and the two splits with their vectors, on the device."""
+def load_sets(args: argparse.Namespace, device: torch.device) -> tuple[Encoder, torch.Tensor, ContextSet, ContextSet]:
+    """The encoder that the arguments ask for, the vectors of the prompts, and the two splits with theirs, on the device.
+
+    Without prompts in `args`, it gets those of a table of attributes.
+    """
     encoder: Encoder
+    if args.encoder == "clip":  # first, since it refuses more often than data, which take long to decode
+        encoder = Clip(args.clip_model, args.clip_weights, device)
+        vectors = encode_prompts(encoder, args.prompts)
     (train_set, files), (val_set, val_files) = (
         load_images(args.dataset, args.data_dir, train, args.im_height, limit, args.n_workers)
         for train, limit in ((True, args.limit), (False, None))
     )
     if args.encoder == "attributes":
         encoder = Attributes.of(args.attributes or beside(root_of(args.dataset, args.data_dir)), files)
-    else:
-        encoder = Clip(args.clip_model, args.clip_weights, device)
+        args.prompts = args.prompts or encoder.examples()
+        vectors = encode_prompts(encoder, args.prompts)
     sets = [
         with_context(images, paths, encoder, args.data_dir, train).to(device)
         for images, paths, train in ((train_set, files, True), (val_set, val_files, False))
     ]
-    return encoder, sets[0], sets[1]
+    return encoder, vectors, sets[0], sets[1]
 
 
 def draw_first(run: Trainer, train_set: ContextSet, vectors: torch.Tensor, prompts: list[str]) -> None:
@@ -79,9 +86,15 @@ def draw_prompt_run(
     run.watch.lap("other figures")
 
 
-def check_prompts(prompts: list[str]) -> None:
-    """CallError for what cannot stand above a column."""
-    for prompt in prompts:
+def check_call(args: argparse.Namespace) -> None:
+    """CallError for a prompt that cannot stand above a column, and for options of the other encoder."""
+    options = (
+        {"attributes": None} if args.encoder == "clip" else {"clip_model": clip.MODEL, "clip_weights": clip.WEIGHTS}
+    )
+    for name, default in options.items():
+        if getattr(args, name) != default:
+            raise CallError(f"--{name} has no effect on --encoder {args.encoder}: leave it out")
+    for prompt in args.prompts or []:
         wrong = wrong_name(prompt)
         if wrong:
             raise CallError(f"the prompt {prompt[:40]!r} {wrong}")

@@ -74,8 +74,63 @@ def test_the_recipe_makes_the_same_encoder(encoder, table):
         again.encode_images([table.parent / "0099.png"])
 
 
+def test_columns_are_found_by_their_names(tmp_path, encoder):
+    picture = tmp_path / "more" / "0003.png"
+    picture.parent.mkdir()
+    (picture.parent / "attributes.csv").write_text("face,hat,long-haired,age\n3,1,0,30\n")
+    again = encoder_from(encoder.recipe())
+    assert torch.equal(again.encode_images([picture, tmp_path / "0003.png"]), encoder.encode_images([FILES[2]] * 2))
+    (picture.parent / "attributes.csv").write_text("face,hat,age\n3,1,30\n")
+    with pytest.raises(DataError, match="no attribute long-haired"):
+        again.encode_images([picture])
+
+
 @pytest.mark.parametrize(
-    "name, text", [("a.csv", "face,age\n1,old"), ("a.csv", "face,age\n1,3,4"), ("a.csv", "face,age"), ("a.txt", "1")]
+    "text",
+    [
+        "\ufefffile;age;Hat\r\ntrain/a/0001.png;1,5;-1\r\n2;2;0\r\n;;\r\n",  # of a spreadsheet
+        "file\tage\tHat\n001\t1.5\t-1\n002\t2\t0\n\n",
+        'file, age, Hat\n"1.jpg", 1.5, -1\nc\\2.jpg, 2, 0',
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    assert read_table(tmp_path / "a.csv") == (["age", "Hat"], {"1": [1.5, -1], "2": [2, 0]})
+
+
+def test_an_attribute_that_all_have(tmp_path):
+    (tmp_path / "a.csv").write_text("face,age\n" + "".join(f"{i},0.1\n" for i in range(1, 9)))
+    with pytest.raises(DataError, match="the same value of age"):
+        Attributes.of(tmp_path / "a.csv", FILES)
+
+
+def test_pictures_that_a_table_cannot_tell_apart(table):
+    with pytest.raises(DataError, match="a/0001.png .* one name"):
+        Attributes.of(table, [*FILES[1:], Path("a/0001.png"), Path("b/1.jpg")])
+
+
+def test_prompts_for_whoever_gives_none(encoder, tmp_path):
+    assert encoder.examples() == ["old", "young", "long-haired", "short-haired"]
+    root = write_celeba(tmp_path, [0] * 8) / "celeba"
+    celeba = Attributes.of(root / "list_attr_celeba.txt", [root / f"{i:06}.jpg" for i in range(1, 9)])
+    assert celeba.examples() == ["smiling", "not smiling", "blond hair", "not blond hair"]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.csv", "face,age\n1,old"),
+        ("a.csv", "face,age\n1,nan"),
+        ("a.csv", "face,age\n1,"),
+        ("a.csv", "face,age\n1,3,4"),
+        ("a.csv", "face,age\n1,3\n01.png,4"),
+        ("a.csv", "face,age,Age\n1,3,4"),
+        ("a.csv", "face,age,\n1,3,"),
+        ("a.csv", "face,age"),
+        ("a.csv", ""),
+        ("a.txt", "1"),
+        ("a.txt", "1\nSmiling\n1.jpg"),
+    ],
 )
 def test_what_is_no_table(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -97,6 +152,7 @@ def test_mixtures_of_prompts(encoder):
     [
         ([], "no prompt"),
         ([" "], "empty"),
+        (["old\n"], "cannot be shown"),
         (["old + "], "empty"),
         (["old", "old"], "twice"),
         (["old*x + young"], "weight"),
@@ -175,6 +231,21 @@ def test_vectors_belong_to_their_images_and_are_computed_once(tmp_path, capsys):
     assert other.asked == 30 and "another encoder" in capsys.readouterr().out
     (tmp_path / "context_train_counting.npz").write_bytes(b"damaged")
     assert load(tmp_path, again, 30)[0].context[0, 1] == 1
+
+
+def test_a_table_that_changes(tmp_path):
+    """Two values are swapped: the mean and the quarters stay."""
+    write_folder(tmp_path, ["a"], 20, size=8)
+    images, files = load_images("folder", tmp_path, True, 8)
+    found = []
+    for swapped in (False, True):
+        ages = {int(file.stem): k for k, file in enumerate(files)}
+        if swapped:
+            ages[int(files[0].stem)], ages[int(files[1].stem)] = 1, 0
+        (tmp_path / "attributes.csv").write_text("\n".join(["face,age", *(f"{i},{v}" for i, v in ages.items())]))
+        encoder = Attributes.of(tmp_path / "attributes.csv", files)
+        found.append(with_context(images, files, encoder, tmp_path, True).context)
+    assert torch.equal(found[0][[1, 0]], found[1][:2]) and torch.equal(found[0][2:], found[1][2:])
 
 
 def test_the_nearest_images(tmp_path):
