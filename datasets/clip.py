@@ -45,7 +45,10 @@ class Clip:
             )
         tags = open_clip.list_pretrained_tags_by_model(model)
         if weights not in (RANDOM, *tags) and not Path(weights).is_file():
-            raise CallError(f"{weights!r} is no file, and {model} has only the weights {', '.join([RANDOM, *tags])}")
+            known = ", ".join([RANDOM, *tags])
+            raise CallError(
+                f"{weights!r} is no file, and the only names of weights of {model} are {known}: --clip_weights FILE"
+            )
         logging.disable(logging.CRITICAL)  # libraries log every attempt to download
         try:
             with torch.random.fork_rng(devices=[]):

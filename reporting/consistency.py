@@ -25,7 +25,7 @@ FASTEST = 2500
 LINE = r"^(epoch|step) (\d{1,12})/\d{1,12}  train loss (\d+\.\d+)  (?:val loss (\d+\.\d+)  )?(\d+) images/s"
 TIME = r"  (?:(\d{1,6}) h )?(?:(\d{1,2}) min)?(?: ?(\d{1,2}) s)?(?:  |$)"  # of a row, after that
 # Arguments that the command may spell in another way.
-PATHS = {"prompts", "encoder", "log_dir", "data_dir", "load_path", "judge_dir", "resume"}
+PATHS = {"prompts", "encoder", "attributes", "clip_weights", "log_dir", "data_dir", "load_path", "judge_dir", "resume"}
 
 
 def check_arguments(check: Check) -> None:

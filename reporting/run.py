@@ -19,6 +19,7 @@ FREE = (
     {"n_epochs", "train_steps", "resume", "log_dir", "data_dir", "load_path", "judge_dir", "device", "compile"}
     | {"save_every", "animate_every", "save_and_sample_every", "g_weight", "n_samples", "show_classes", "fid"}
     | {"n_workers", "checkpoint_every", "prompts", "sampler", "sample_steps", "placement"}
+    | {"attributes", "clip_weights"}  # files: the recipe of the encoder says what is in them
 )
 # These do, but after a loss that became infinite one of them is what the user has to change.
 ADJUSTABLE = {"l_rate", "amp"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import imageio.v2 as imageio
@@ -33,7 +34,9 @@ def faces(tmp_path_factory):
 def run(faces, tmp_path_factory):
     """The log folder of a run with an encoder of attributes; tests only read it."""
     log_dir = tmp_path_factory.mktemp("words") / "log"
-    assert run_train_celeba(faces, log_dir, "--encoder", "attributes", "--prompts", *PROMPTS) == 0
+    table = f"{faces}//attributes.csv"  # as nobody would write it, but check_log.py must not mind
+    words = ["--encoder", "attributes", "--attributes", table, "--prompts", *PROMPTS]
+    assert run_train_celeba(faces, log_dir, *words) == 0
     return log_dir
 
 
@@ -270,7 +273,12 @@ def test_clip_weights_from_a_file_and_those_of_another_model(tiny_clip, clip_run
     capsys.readouterr()
     call = ["--device", "cpu", "--out", str(tmp_path), *prompts]
     mine, other = (str(folder / "model_epoch2.pt") for folder in (tmp_path / "log", clip_run))
+    assert run_here(sample, [mine, *call]) == 2
+    assert "--clip_weights FILE" in capsys.readouterr().err
     assert run_here(sample, [mine, *call, "--clip_weights", str(tmp_path / "mine.pt")]) == 0
+    (tmp_path / "moved").mkdir()
+    moved = shutil.copy(tmp_path / "mine.pt", tmp_path / "moved")
+    assert call_of_clip(faces, tmp_path / "log", tiny_clip, moved, *prompts, "--resume", "--n_epochs", "3") == 0
     assert run_here(sample, [other, *call, "--clip_weights", str(tmp_path / "mine.pt")]) == 1
     assert "are not those of the training" in capsys.readouterr().err
 
