@@ -42,6 +42,8 @@ ENDS = [
     *[("happy", "not happy"), ("smiling", "not smiling"), ("old", "young")],
     *[("long-haired", "short-haired"), ("light-haired", "dark-haired")],
 ]
+# What `encoder_from` reads of each kind, and of which type.
+RECIPES = {"attributes": (list, {"names", "mean", "std", "low", "high"}), "clip": (str, {"model", "weights", "sha256"})}
 
 
 class Encoder(Protocol):
@@ -81,6 +83,8 @@ class Attributes:
         self.name, self.dimension = "attributes", len(self.names)
         if not self.names or any(len(v) != self.dimension for v in (self.mean, self.std, self.low, self.high)):
             raise ValueError("an encoder of attributes needs mean, std, low and high for each of its names")
+        if not all(type(name) is str for name in self.names) or not (self.std > 0).all():
+            raise ValueError("an encoder of attributes needs texts as names, and std above 0")
 
     @classmethod
     def of(cls, table_file: Path, files: Sequence[Path]) -> Attributes:
@@ -247,11 +251,14 @@ def encoder_from(recipe: dict[str, Any], device: torch.device | str = "cpu", wei
 
     RunError if it cannot be made, ValueError if the recipe is none.
     """
-    rest = {key: value for key, value in recipe.items() if key != "kind"}
-    if recipe.get("kind") == "attributes":
+    kind, rest = str(recipe.get("kind")), {key: value for key, value in recipe.items() if key != "kind"}
+    if kind not in RECIPES:
+        raise ValueError(f"there is no encoder {kind!r:.40}")
+    of, keys = RECIPES[kind]
+    if set(rest) != keys or not all(type(value) is of for value in rest.values()):
+        raise ValueError(f"the recipe of the model's encoder must hold {', '.join(sorted(keys))}, and nothing else")
+    if kind == "attributes":
         return Attributes(**rest)
-    if recipe.get("kind") != "clip":
-        raise ValueError(f"there is no encoder {recipe.get('kind')!r:.40}")
     from datasets.clip import Clip  # needs a package that not everybody has
 
     return Clip(**{**rest, "weights": weights or rest["weights"]}, device=device)

@@ -89,7 +89,7 @@ def look_of(encoder: Encoder, ddpm: DDPM, content: dict[str, Any], args: argpars
     if name not in LAYOUTS:
         raise CallError(f"the model was trained on {name}, which has no attributes")
     splits = [load_images(name, args.data_dir, train, which["im_height"]) for train in (True, False)]
-    table = Path(content["arguments"].get("attributes") or "")
+    table = Path(str(content["arguments"].get("attributes") or ""))
     encoder.table = columns_of(table if table.is_file() else beside(root_of(name, args.data_dir)), encoder.names)
     sets = [
         with_context(images, files, encoder, args.data_dir, train).to(ddpm.device)

@@ -143,12 +143,23 @@ def test_a_model_of_classes_understands_no_prompts(model, tmp_path, capsys):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_a_recipe_that_fits_no_network(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        ({"kind": "spell"}, "there is no encoder 'spell'"),
+        ({"kind": "clip"}, "must hold model, sha256"),
+        ({"more": 1.0}, "and nothing else"),
+        ({"mean": "text"}, "must hold"),
+        ({"names": [1, 2]}, "texts as names"),
+        ({"std": [0.0, 1.0]}, "above 0"),
+    ],
+)
+def test_recipes_that_make_no_encoder(run, tmp_path, damage, told, capsys):
     content = checkpoint.load(run / "model_epoch2.pt")
-    content["spec"]["encoder"] = {"kind": "spell"}
+    content["spec"]["encoder"].update(damage)
     checkpoint.save(tmp_path / "model_epoch2.pt", content)
     assert run_here(sample, [str(tmp_path / "model_epoch2.pt"), "--device", "cpu", "--prompts", "old"]) == 2
-    assert "there is no encoder 'spell'" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
