@@ -44,7 +44,8 @@ class DDPM(nn.Module):
         drop_prob: probability that a sample's class vector is zeroed in training ([CFG] Algorithm 1, p_uncond).
         schedule: 'linear' or 'cosine' (see diffusion/schedules.py).
         loss: 'mse' ([Ho] equation 14) or 'l1'.
-        variance, clip_x0: defaults of the sampling methods; see `p_sample`.
+        variance, clip_x0: defaults of the sampling methods; see `p_sample`. With 'cosine' take clip_x0=True for images: the
+            step from T makes an error of the network 30 times larger, and the next steps do not mend it.
         predict, weighting: 'eps' or 'v', 'constant' or 'min-snr'; see diffusion/objective.py.
         amp_dtype: None, or torch.bfloat16 to run the network (only it) under autocast.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import json
 import os
 import signal
 
@@ -109,6 +110,8 @@ def test_few_steps_of_the_linear_schedule_are_told(quick, tmp_path, capsys):
     assert quick(tmp_path / "log", "--n_epochs 1 --n_timesteps 20") == 0
     assert "alpha_bar_T = 0.82" in capsys.readouterr().out
     assert quick(tmp_path / "cosine", "--n_epochs 1 --schedule cosine") == 0
+    spec = json.loads((tmp_path / "cosine" / "config.json").read_text())["spec"]
+    assert spec["ddpm"]["clip_x0"]  # without it samples are noise
     assert "alpha_bar_T" not in capsys.readouterr().out
 
 
