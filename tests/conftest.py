@@ -96,7 +96,10 @@ def run(model, tmp_path):
 
 @pytest.fixture
 def in_a_terminal():
-    """SIGHUP does what it does there; `nohup pytest` ignores it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """SIGHUP and SIGINT do what they do there; `nohup pytest` ignores the one, `pytest &` in a script the other."""
+    usual = {"SIGHUP": signal.SIG_DFL, "SIGINT": signal.default_int_handler}
+    numbers = {getattr(signal, name): handler for name, handler in usual.items() if hasattr(signal, name)}
+    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

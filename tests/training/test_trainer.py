@@ -173,6 +173,7 @@ def test_other_arithmetic_is_told(quick, tmp_path, capsys):
         assert said == (before != "float32 on cpu")
 
 
+@pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
 def test_signals_save_and_tell_how_to_go_on(quick, signal_at, tmp_path, capsys, name):
     number = getattr(signal, name)
