@@ -48,18 +48,10 @@ def parser() -> argparse.ArgumentParser:
     add("source", type=as_path, metavar="FILE", help="a model_epoch*.pt or checkpoint.pt, or an .npz of images")
     add("--data_dir", type=as_path, default=Path("./data"), help="folder of the data sets")
     add("--judge_dir", type=as_path, default=Path("./log/judges"), help="folder where the classifiers are kept")
-    add(
-        "--g_weight",
-        type=in_range(-1, 1e6),
-        nargs="+",
-        metavar="W",
-        help="guidance weights (0 1 3; --prompts: 0 1 3 7)",
-    )
-    add(
-        "--n_samples",
-        type=at_least(1, 10**6),
-        help="samples of each class or prompt (30); without classes: of all (300)",
-    )
+    text = "guidance weights (0 1 3; --prompts: 0 1 3 7)"
+    add("--g_weight", type=in_range(-1, 1e6), nargs="+", metavar="W", help=text)
+    text = "samples of each class or prompt (30); without classes: of all (300)"
+    add("--n_samples", type=at_least(1, 10**6), help=text)
     add("--fid", action="store_true", help="also the standard FID (pip install -r requirements-fid.txt)")
     add_model_arguments(parser)
     add("--dataset", choices=sorted(sources.SOURCES), help="for an .npz: the real images to compare with")

@@ -39,8 +39,11 @@ WORDS: dict[str, list[tuple[str, int]]] = {
 }
 # Both ends of attributes that are seen at once in a face, for `Attributes.examples`.
 ENDS = [
-    *[("happy", "not happy"), ("smiling", "not smiling"), ("old", "young")],
-    *[("long-haired", "short-haired"), ("light-haired", "dark-haired")],
+    ("happy", "not happy"),
+    ("smiling", "not smiling"),
+    ("old", "young"),
+    ("long-haired", "short-haired"),
+    ("light-haired", "dark-haired"),
 ]
 # What `encoder_from` reads of each kind, and of which type.
 RECIPES = {"attributes": (list, {"names", "mean", "std", "low", "high"}), "clip": (str, {"model", "weights", "sha256"})}

@@ -53,19 +53,23 @@ def print_of(name: str, hand_in: Path, check: Check) -> Print | None:
     grids = (check.generated.get(grid_name(settings.unit, settings.last, w)) for w in weights)
     grid = next((images for images in grids if images is not None), np.zeros((0, 1, 1, 1, 3), np.uint8))
     pixels = flat(grid).ravel()
-    losses = [row["train_loss"] for row in check.rows]
     return Print(
         name,
         hand_in,
         asked(settings.config),
         times_of(check.rows),
-        _digest(losses) if len(losses) > 1 else "",
+        losses_of(check.rows),
         model.digest if model else "",
         _digest(grid.tobytes()) if grid.size else "",
         model.sketch if model else np.zeros(0, np.float32),
         pixels[:: max(1, len(pixels) // PIXELS)],
         dict(check.figures),
     )
+
+
+def losses_of(rows: list[dict[str, str]]) -> str:
+    """A digest of the losses; "" if there are not several."""
+    return _digest([row.get("train_loss") for row in rows]) if len(rows) > 1 else ""
 
 
 def asked(config: Any) -> str:
@@ -132,50 +136,52 @@ def table(pairs: list[tuple[Print, Print, str, str]]) -> str:
 # ------------------------------------------------------------------------------------------------ the suite's own runs
 
 
+class OwnRun(NamedTuple):
+    folder: Folder
+    files: tuple[bytes, bytes]
+    asked: str
+    seconds: frozenset[tuple[str, str]]
+    losses: str
+
+
 class Own:
     """The runs that come with the suite, in its folder log/."""
 
     def __init__(self, root: Path):
         self.root = root
-        self.times: dict[str, frozenset[tuple[str, str]]] = {}
-        self.files: dict[str, tuple[bytes, bytes]] = {}
-        self.folders: list[tuple[Folder, str, str]] = []  # with the digests of what was asked and of the losses
+        self.runs: list[OwnRun] = []
         for folder in HandIn(root).folders if root.is_dir() else []:
             run = read_run(folder)
-            self.times[folder.path.name] = times_of(run.rows)
-            self.files[folder.path.name] = _files(folder)
-            self.folders.append((folder, asked(run.config), _digest([row.get("train_loss") for row in run.rows])))
+            self.runs.append(OwnRun(folder, _files(folder), asked(run.config), times_of(run.rows), losses_of(run.rows)))
 
     def __contains__(self, path: Path) -> bool:
         return self.root.resolve() in (path.resolve(), *path.resolve().parents)
 
     def is_untouched(self, folder: Folder) -> bool:
         """Is this one of the suite's own runs, which came along in a hand-in?"""
-        return folder.path not in self and _files(folder) in self.files.values()
+        return folder.path not in self and _files(folder) in [run.files for run in self.runs]
 
     def look_at(self, check: Check) -> None:
         """A problem if the run is a changed copy of one of the suite's own."""
         if check.folder.path in self:
             return
-        mine = times_of(check.rows)
-        for name, times in self.times.items():
-            same = len(mine & times)
-            if same > 1 and same >= ROWS * min(len(mine), len(times)):
-                check.say(
-                    "problem", "metrics.csv", f"is a copy: {same} rows took as long as those of the suite's {name}"
-                )
+        mine, losses = times_of(check.rows), losses_of(check.rows)
+        for run in self.runs:
+            same = len(mine & run.seconds)
+            if same > 1 and same >= ROWS * min(len(mine), len(run.seconds)):
+                text = f"is a copy: {same} rows took as long as those of the suite's {run.folder.path.name}"
+                check.say("problem", "metrics.csv", text)
                 return
         mine_asked = asked(check.settings.config) if check.known_settings else None
-        losses = _digest([row.get("train_loss") for row in check.rows])
-        for folder, its, its_losses in self.folders:
-            same_files = [name for name in check.folder.files if _same_file(name, check.folder, folder)]
-            same_files += ["the losses of metrics.csv"] if len(check.rows) > 1 and losses == its_losses else []
+        for run in self.runs:
+            same_files = [name for name in check.folder.files if _same_file(name, check.folder, run.folder)]
+            same_files += ["the losses of metrics.csv"] if losses and losses == run.losses else []
             if same_files:
-                honest = ": so has an honest run with its seed and settings on such a machine"
-                level, why = (
-                    ("note", honest) if its == mine_asked else ("problem", ", although seed or settings differ")
-                )
-                check.say(level, folder.path.name, f"the suite's own run has the same {_some(sorted(same_files))}{why}")
+                level, why = "problem", ", although seed or settings differ"
+                if run.asked == mine_asked:
+                    level, why = "note", ": so has an honest run with its seed and settings on such a machine"
+                text = f"the suite's own run has the same {_some(sorted(same_files))}{why}"
+                check.say(level, run.folder.path.name, text)
 
 
 def _same_file(name: str, one: Folder, other: Folder) -> bool:

@@ -77,7 +77,7 @@ def _all_checks(check: Check, more: More) -> None:
         last = check.models.get(model_name(check.settings.unit, check.settings.last))
         if check.folder.files.get("metrics.json", 0) > 500:
             with contextlib.suppress(Unreadable):
-                check.figures["metrics.json"] = hashlib.sha1(check.folder.read("metrics.json")).hexdigest()
+                check.remember("metrics.json", check.folder.read("metrics.json"))
         check.facts["model_hash"] = last.digest[:12] if last else ""
         if more:
             more(check)

@@ -41,6 +41,6 @@ def all_images(data_dir: Path) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     arrays = all_images(Path(sys.argv[1]))
-    for name in set(NAMES) - {"cifar10"}:
+    for name in [name for name in NAMES if name != "cifar10"]:
         arrays.update(first_images(Path(sys.argv[1]), name))
     np.savez_compressed(FILE, **arrays)

@@ -39,7 +39,7 @@ def data(tmp_path):
 
 
 def test_the_recipe_of_context_vectors(tmp_path, capsys, monkeypatch):
-    """docs/text.md as it stands, but for fewer images (the list of MNIST's sizes), epochs, samples and steps."""
+    """docs/text.md as it stands, but for fewer images, epochs, samples and steps."""
     write_mnist(tmp_path / "data", n_train=70, n_test=20)
     monkeypatch.chdir(tmp_path)
     code = blocks("text.md")["prototypes.py"]

@@ -130,10 +130,8 @@ def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dic
         if args.schedule == "cosine" and getattr(args, name) != parser.get_default(name):
             raise CallError(f"--{name} does nothing for --schedule cosine: leave it out, or take linear")
     process = {name: getattr(args, name) for name in ("n_timesteps", "schedule", "loss", "beta1", "beta2")}
-    if (
-        args.schedule == "cosine"
-    ):  # without it a step from T makes an error 30 times larger, and noise is all that comes out
-        process["clip_x0"] = True
+    if args.schedule == "cosine":
+        process["clip_x0"] = True  # or the step from T makes an error 30 times larger, and only noise comes out
     for name in ("predict", "weighting"):  # as by default they are left out, for older models do not have them
         if getattr(args, name) != parser.get_default(name):
             process[name] = getattr(args, name)

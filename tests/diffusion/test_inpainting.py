@@ -65,7 +65,7 @@ def far_from_the_truth(found, truth):
 # ------------------------------------------------------------------------------------------ the exact conditional
 
 
-@pytest.mark.parametrize("known", DIRECTIONS[:2])
+@pytest.mark.parametrize("known", DIRECTIONS)
 def test_repaint_approaches_the_exact_conditional(known):
     """More resampling brings mean and covariance to the exact ones. Tolerances: 6 % of the mean, 12 % of the variance.
 
@@ -102,7 +102,7 @@ def test_gradient_at_the_mean_goes_part_of_the_way(ddpm, known, part):
     assert (mean[2:] @ truth / (truth @ truth)).item() == pytest.approx(part, abs=0.03)
 
 
-@pytest.mark.parametrize("known", DIRECTIONS[:2])
+@pytest.mark.parametrize("known", DIRECTIONS)
 def test_resampling_brings_the_gradient_methods_to_the_exact_mean(ddpm, known):
     """Tolerances with n_resample = 8: 12 % of the mean for 'mean', 2 % for 'input'; 1 % is noise of 8,000 samples."""
     known = torch.tensor(known)

@@ -10,9 +10,8 @@ import pytest
 
 from reporting import known
 
-IMAGES = np.random.default_rng(0).integers(
-    0, 256, (12, 8, 8, 3), dtype=np.uint8
-)  # 3 of each of 2 classes, then 6 others
+# 3 of each of 2 classes, then 6 others.
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 TEST, TRAIN, NEW = IMAGES[:6].reshape(2, 3, 8, 8, 3), IMAGES[6:9], IMAGES[9:]
 
 
