@@ -3,6 +3,7 @@
     python benchmark.py                                     # plain loop and suite; the libraries if they are installed
     python benchmark.py --rounds 5 --threads 1 --json speed.json
     python benchmark.py --table speed.json                  # the table again, from the file
+    python benchmark.py --growth growth.png                 # the suite alone: more images, larger ones, more steps
 
 plain       the exercise's template. Training: eager, float32, contiguous memory layout.
             Sampling: both halves of the guidance at any w, and a copy to the CPU after every step.
@@ -46,6 +47,8 @@ from common.files import check_writable, write_json
 from common.machine import device_name, keep_large_buffers, pick_amp, pick_device
 from datasets.image_set import ImageSet
 from ddpm import DDPM
+from figures.growth import growth_lines, plot_growth
+from networks.Conditional_UNet import UNet as Conditional_UNet
 from reporting.speed import speed_table
 from training.arguments import settings_of
 from training.checkpoint import build
@@ -55,6 +58,8 @@ from training.trainer import Trainer
 
 N_SAMPLE = 4  # of each of 10 classes
 T = 400
+FACTORS = (1, 2, 4, 8, 16)  # of --growth: how many times as many images or steps
+HEIGHTS = (16, 24, 32, 48, 64)  # of --growth: pixels
 MATRIX = 2048  # rows and columns of the matrices whose product shows the machine's peak
 
 
@@ -65,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=at_least(1), help="CPU threads of torch (its default)")
     add("--json", type=as_path, metavar="FILE", help="also write everything that was measured to this file")
     add("--table", type=as_path, metavar="FILE", help="measure nothing; show the table of such a file")
+    text = "draw how the time of the suite grows with the number of images, their size and the steps"
+    add("--growth", type=as_path, metavar="FILE", help=text)
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--amp", choices=["off", "bf16", "auto"], default="auto", help="precision of all sides but `plain` (auto)")
     add("--batch_size", type=at_least(1), default=256, help="images in a training step (256)")
@@ -243,12 +250,19 @@ def facts_of(name: str, side: Side, args: argparse.Namespace, device: torch.devi
     }
 
 
-def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
+def prepare(args: argparse.Namespace) -> "tuple[torch.device, Callable[[], float], dict[str, Any]]":
+    """The device, the clock, and what a file says of them."""
     torch.set_num_threads(args.threads or torch.get_num_threads())
     keep_large_buffers()  # for all sides: what one of them has freed is there for the next
     device = pick_device(args.device)
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
+    about = {"machine": f"{device_name(device)}, torch {torch.__version__}", "clock": "CPU time" if alone else "time"}
+    return device, clock, about
+
+
+def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
+    device, clock, about = prepare(args)
     sides = all_sides(suite_trainer(args, device, folder), args)
     facts = {name: facts_of(name, side, args, device) for name, side in sides.items()}
     load_now = getattr(os, "getloadavg", lambda: [math.nan])  # Windows has none
@@ -264,8 +278,7 @@ def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
         rounds.append(times)
         loads.append(load_now()[0])
     return {
-        "machine": f"{device_name(device)}, torch {torch.__version__}",
-        "clock": "CPU time" if alone else "time",
+        **about,
         "load": f"{min(loads):.1f} to {max(loads):.1f}",
         "matrix": MATRIX,
         "n_sampled": 10 * N_SAMPLE,
@@ -274,6 +287,46 @@ def measure(args: argparse.Namespace, folder: Path) -> "dict[str, Any]":
         "sides": facts,
         "seconds": rounds,
     }
+
+
+def growth(args: argparse.Namespace) -> "dict[str, Any]":
+    """Seconds of sampling and of training steps of the exercise's network, in each round, as one size grows."""
+    device, clock, about = prepare(args)
+    amp = pick_amp(args.amp, device)
+
+    def model(height: int = 28) -> DDPM:
+        return DDPM(Conditional_UNet(1, height=height), n_timesteps=T, device=device, amp_dtype=amp)
+
+    def sampling(ddpm: DDPM, images: int, steps: int) -> Callable[[], object]:
+        return lambda: ddpm.sample(images // 10, n_steps=steps)
+
+    def training(ddpm: DDPM, images: int, height: int = 28) -> Callable[[], None]:
+        y = torch.randn(images, 1, height, height, device=device)
+        c = torch.eye(10, device=device)[torch.arange(images, device=device) % 10]
+        return bare_step(ddpm.nn_model, lambda: ddpm(y, c))
+
+    digits, scans = model(), {height: model(height) for height in HEIGHTS}
+    n_steps = args.sampling_steps
+    work: dict[str, dict[str, dict[int, Callable[[], object]]]] = {
+        "images at once": {
+            "sampling": {10 * k: sampling(digits, 10 * k, n_steps) for k in FACTORS},
+            "training step": {10 * k: training(digits, 10 * k) for k in FACTORS},
+        },
+        "pixels of an image": {
+            "sampling": {height**2: sampling(ddpm, 20, n_steps) for height, ddpm in scans.items()},
+            "training step": {height**2: training(ddpm, 20, height) for height, ddpm in scans.items()},
+        },
+        "steps of sampling": {"sampling": {n_steps * k: sampling(digits, 20, n_steps * k) for k in FACTORS}},
+    }
+    found: dict[str, Any] = {
+        axis: {what: {size: [] for size in calls} for what, calls in lines.items()} for axis, lines in work.items()
+    }
+    for _ in range(args.rounds):
+        for axis, lines in work.items():
+            for what, calls in lines.items():
+                for size, call in calls.items():
+                    found[axis][what][size].append(seconds(call, clock))
+    return {**about, "sampling_steps": n_steps, "seconds": found}
 
 
 def main() -> None:
@@ -286,8 +339,15 @@ def main() -> None:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise RunError(f"{args.table} is not a file of benchmark.py --json") from None
         return
-    if args.json:
-        check_writable(args.json)
+    for file in filter(None, (args.json, args.growth)):
+        check_writable(file)
+    if args.growth:
+        found = growth(args)
+        print("\n".join(growth_lines(found)))
+        plot_growth(args.growth, found)
+        if args.json:
+            write_json(args.json, found)
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
     print(speed_table(found))

@@ -6,6 +6,8 @@ import argparse
 import time
 from typing import Any, NamedTuple
 
+from matplotlib.ticker import PercentFormatter
+
 from common.console import CallError
 from common.files import free_names, write_csv
 from datasets.image_set import ImageSet
@@ -89,7 +91,7 @@ def steps_figure(path: Any, rows: list[dict[str, Any]], real: dict[str, Any] | N
     names = list(dict.fromkeys(row["sampler"] for row in rows))
     for axes, key, label, of_real in (
         (panels[0], "frechet_distance_w0", "Frechet distance at w = 0 (lower is better)", "frechet_distance"),
-        (panels[1], "judge_accuracy_w1", "accuracy of the classifier at w = 1", "judge_accuracy"),
+        (panels[1], "judge_accuracy_w1", "classifier's accuracy at w = 1 (higher is better)", "judge_accuracy"),
     ):
         for name, colour in zip(names, COLOURS * len(names)):
             points = [(row["steps"], row[key]) for row in rows if row["sampler"] == name]
@@ -105,7 +107,9 @@ def steps_figure(path: Any, rows: list[dict[str, Any]], real: dict[str, Any] | N
         plain_axes(axes)
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_formatter("{x:g}")
-    panels[0].legend(frameon=False, fontsize=9)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=len(labels), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     write_figure(path, figure)

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v2 as imageio
 import pytest
 from started_script import run_started
 
+import benchmark
+from figures.growth import exponent
 from reporting.speed import speed_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,3 +86,24 @@ def test_wrong_calls(words, exit_status, tmp_path):
     (tmp_path / "other.json").write_text('{"sides": 3}')
     status, printed = run_started("benchmark.py", words.split(), tmp_path)
     assert status == exit_status and len(printed.splitlines()) == 1, printed
+
+
+def test_growth(tmp_path, monkeypatch, capsys):
+    """Every curve is measured; time proportional to the size has the power 1, and to its square the power 2."""
+    monkeypatch.setattr(benchmark, "FACTORS", (1, 2))
+    monkeypatch.setattr(benchmark, "HEIGHTS", (8, 16))
+    words = "--growth growth.png --rounds 1 --threads 1 --device cpu --sampling_steps 1 --json growth.json"
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words.split()])
+    monkeypatch.chdir(tmp_path)
+    benchmark.main()
+    found = json.loads((tmp_path / "growth.json").read_text())
+    assert {axis: sorted(curves) for axis, curves in found["seconds"].items()} == {
+        "images at once": ["sampling", "training step"],
+        "pixels of an image": ["sampling", "training step"],
+        "steps of sampling": ["sampling"],
+    }
+    assert list(found["seconds"]["pixels of an image"]["sampling"]) == ["64", "256"]
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert imageio.imread(tmp_path / "growth.png").shape[0] > 400
+    assert exponent({10: [1.0, 9.0, 2.0], 20: [4.0, 4.0, 4.0]}) == pytest.approx(1)
+    assert exponent({10: [1.0], 20: [4.0]}) == pytest.approx(2)
