@@ -6,8 +6,8 @@
 
 The folder gets the files that the sheet lists (networks/Conditional_UNet.py, train_mnist.py, train_cifar10.py, utils.py,
 ddpm.py), the modules that these import, the log folders as log_mnist/ and log_cifar10/, your text, and README.txt. Then
-Python imports all of these there, and train_mnist.py trains on 8 digits, both in a new process. checkpoint.pt stays
-behind, because it only continues a run.
+Python imports all of these there, and train_mnist.py trains on 8 digits, in a new process. checkpoint.pt stays behind,
+because it only continues a run.
 """
 
 import sys
@@ -33,7 +33,14 @@ ROOT = Path(__file__).resolve().parent
 LISTED = ["networks/Conditional_UNet.py", "train_mnist.py", "train_cifar10.py", "utils.py", "ddpm.py"]  # by the sheet
 BESIDE = ["requirements.txt", "LICENSE"]
 LOGS = ["log_mnist", "log_cifar10"]
-TINY = "--limit 8 --n_epochs 1 --n_timesteps 2 --n_features 8 --n_samples 1 --g_weight 1 --batch_size 4 --device cpu"
+TINY = (
+    "--dataset rendered --limit 8 --n_epochs 1 --n_timesteps 2 --n_features 8 --n_samples 1 --g_weight 1 "
+    "--batch_size 250 --device cpu"
+)
+CODE = """import runpy, utils, train_cifar10
+train_cifar10.parser()
+runpy.run_path("train_mnist.py", run_name="__main__")
+"""
 README = """{names}
 
 Install what is needed:      pip install -r requirements.txt
@@ -116,13 +123,16 @@ def collect(args: argparse.Namespace) -> "list[str]":
 
 
 def start(folder: Path, words: "list[str]") -> None:
-    """Start Python there, with nothing of this suite but what the folder holds. RunError with its last line if it fails."""
+    """Import the scripts there, with nothing of this suite but what the folder holds, and start train_mnist.py with these
+    words. RunError with the last line of Python's if that fails."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["OMP_NUM_THREADS"] = "1"  # more threads make steps this small slower, on a busy computer by far
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"`python {' '.join(words[:1])}` does not run in {folder}: {last}")
+        raise RunError(f"{folder} does not run by itself: {last}")
 
 
 def main() -> None:
@@ -133,9 +143,8 @@ def main() -> None:
         raise CallError(f"--answers: {args.answers} is no file")
     wanted = collect(args)
     print(f"{args.out}: {sum(file.is_file() for file in args.out.rglob('*'))} files; starting them ...", flush=True)
-    start(args.out, ["-c", "import utils, ddpm, networks.Conditional_UNet, train_cifar10; train_cifar10.parser()"])
     with tempfile.TemporaryDirectory() as log_dir:
-        start(args.out, ["train_mnist.py", "--dataset", "rendered", *TINY.split(), "--log_dir", f"{log_dir}/log"])
+        start(args.out, [*TINY.split(), "--log_dir", f"{log_dir}/log"])
     for cache in args.out.rglob("__pycache__"):
         shutil.rmtree(cache)
     print(f"{args.out} runs by itself")

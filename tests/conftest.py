@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tiny_mnist import write_mnist
 from tiny_run import run_train_mnist
 from tiny_sample import loaded, run_sample
@@ -35,6 +36,16 @@ def short_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "FEW_STEPS", 1)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loose_layout():
+    """Figures are drawn without `tight_layout`, which takes a third of the time of a tiny run. The value: the real one,
+    which the tests of figures have."""
+    tight = Figure.tight_layout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "tight_layout", lambda figure, **_: None)
+        yield tight
 
 
 @pytest.fixture(scope="session")

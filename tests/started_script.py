@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Sequence
 
+from matplotlib.figure import Figure
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +34,7 @@ def start(script: str, words: Sequence[str], folder: Path, output: Path, **envir
     """The same, still running.
 
     The process is a fork of a fresh Python that has loaded torch and nothing of the suite. That saves 3 of 4 seconds.
+    Figures are drawn without `tight_layout`, which takes a third of the time of a tiny run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "matplotlib.figure"])
@@ -57,6 +60,7 @@ def _start(script: str, words: list[str], folder: str, output: str, environment:
     os.dup2(out, 1), os.dup2(out, 2)
     os.environ.update(environment)
     os.chdir(folder)
+    Figure.tight_layout = lambda figure, **_: None
     sys.argv = [script, *words]
     suite = {str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "answers"), ""}
     sys.path = [os.path.dirname(script)] + [path for path in sys.path if path not in suite]

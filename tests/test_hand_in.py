@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 from tiny_script import run_here
@@ -29,7 +28,7 @@ def test_collects_what_the_sheet_lists_and_says_what_it_wants(tmp_path, whole_ru
     printed = capsys.readouterr().out
     assert "runs by itself" in printed and "log_cifar10" in printed and "--names" in printed
     assert "still wanted: your answers" not in printed
-    assert [words[0] for words in no_start] == ["-c", "train_mnist.py"]
+    assert [words[:2] for words in no_start] == [["--dataset", "rendered"]]
     assert run_here(hand_in, words) == 2 and "is there already" in capsys.readouterr().err
 
 
@@ -52,7 +51,11 @@ def test_only_what_is_imported_comes_along():
     assert not {file for file in files if file.startswith(("evaluation", "sheets", "tests", "sample"))}
 
 
-def test_a_folder_that_does_not_run_is_one_line(tmp_path):
-    (tmp_path / "train_mnist.py").write_text("import nothing_of_this_name")
+@pytest.mark.parametrize("script", ["train_mnist", "train_cifar10", "utils"])
+def test_a_folder_that_does_not_run_is_one_line(tmp_path, script):
+    for name in ("train_mnist", "utils"):
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "train_cifar10.py").write_text("parser = print")
+    (tmp_path / f"{script}.py").write_text("import nothing_of_this_name")
     with pytest.raises(hand_in.RunError, match="No module named 'nothing_of_this_name'"):
-        hand_in.start(Path(tmp_path), ["train_mnist.py"])
+        hand_in.start(tmp_path, [])

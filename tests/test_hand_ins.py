@@ -58,8 +58,9 @@ class Runs:
         edit_metrics(self.twin / "metrics.csv", lambda _: rows)
         (self.twin / "checkpoint.pt").unlink()
         self.short = write_run(self.data, root / "short", "--n_epochs 2 --seed 1")
-        resumed = write_run(self.data, root / "resumed", "--n_epochs 2 --seed 2")
-        self.resumed = write_run(self.data, resumed, "--n_epochs 4 --seed 2 --resume")
+        self.resumed = write_run(
+            self.data, copy(self.short, root / "resumed"), "--n_epochs 4 --seed 1 --resume --save_every 4"
+        )
         measured = [{"images": "samples", "guidance_weight": 1, "judge_accuracy": 0.95, "n_images": 20}]
         bits = [{"bits_per_dim": 1.5, "decoder": 0.25, "steps": 1.0, "prior": 0.25}]
         for folder in (self.honest, self.twin):

@@ -1,9 +1,11 @@
-"""A training script of which one process fails: `tiny_fault.py KIND RANK STEP SCRIPT [ARGUMENTS]`, under torchrun."""
+"""train_toy.py without its pictures, of which one process fails: `tiny_fault.py KIND RANK STEP train_toy.py [ARGUMENTS]`.
+
+KIND none: nothing fails.
+"""
 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 kind, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 sys.argv = sys.argv[4:]
 
+import train_toy  # noqa: E402
 from common.console import run_script  # noqa: E402
 from training import checkpoint, processes, trainer  # noqa: E402
 
@@ -36,6 +39,7 @@ def save_that_fails(path: Path, content: dict) -> None:
 
 if kind == "full_disk":
     checkpoint.save = save_that_fails
-else:
+elif kind != "none":
     trainer.Trainer.train_step = step_that_fails
-run_script(importlib.import_module(Path(sys.argv[0]).stem).main)
+train_toy.draw_point_run = lambda run, **_: run.save_model()
+run_script(train_toy.main)
