@@ -316,7 +316,7 @@ def growth(args: argparse.Namespace) -> "dict[str, Any]":
             "sampling": {height**2: sampling(ddpm, 20, n_steps) for height, ddpm in scans.items()},
             "training step": {height**2: training(ddpm, 20, height) for height, ddpm in scans.items()},
         },
-        "steps of sampling": {"sampling": {n_steps * k: sampling(digits, 20, n_steps * k) for k in FACTORS}},
+        "steps": {"sampling": {n_steps * k: sampling(digits, 20, n_steps * k) for k in FACTORS}},
     }
     found: dict[str, Any] = {
         axis: {what: {size: [] for size in calls} for what, calls in lines.items()} for axis, lines in work.items()

@@ -29,8 +29,8 @@ def growth_lines(found: Mapping[str, Any]) -> list[str]:
     for axis, curves in found["seconds"].items():
         for what, rounds in curves.items():
             sizes, times = medians(rounds)
-            ends = f"{sizes[0]:g} to {sizes[-1]:g}: {times[0]:.3g} to {times[-1]:.3g} s"
-            lines.append(f"{what}, {axis}: {ends}, grows with the power {exponent(rounds):.2f}")
+            ends = f"{sizes[0]:g} to {sizes[-1]:g} {axis}: {times[0]:.3g} to {times[-1]:.3g} s"
+            lines.append(f"{what}, {ends}, grows with the power {exponent(rounds):.2f}")
     return lines
 
 

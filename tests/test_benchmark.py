@@ -14,7 +14,7 @@ import pytest
 from started_script import run_started
 
 import benchmark
-from figures.growth import exponent
+from figures.growth import exponent, growth_lines
 from reporting.speed import speed_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,8 @@ def test_the_tables_of_the_page_are_those_of_the_committed_files():
     for file in files:
         assert file.name in page
         assert speed_table(json.loads(file.read_text(encoding="utf-8"))) in page
+    growth = json.loads((ROOT / "docs" / "growth.json").read_text(encoding="utf-8"))
+    assert all(f"- {line}" in page for line in growth_lines(growth))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
@@ -100,7 +102,7 @@ def test_growth(tmp_path, monkeypatch, capsys):
     assert {axis: sorted(curves) for axis, curves in found["seconds"].items()} == {
         "images at once": ["sampling", "training step"],
         "pixels of an image": ["sampling", "training step"],
-        "steps of sampling": ["sampling"],
+        "steps": ["sampling"],
     }
     assert list(found["seconds"]["pixels of an image"]["sampling"]) == ["64", "256"]
     assert len(capsys.readouterr().out.splitlines()) == 6
