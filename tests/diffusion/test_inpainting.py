@@ -108,7 +108,9 @@ def test_resampling_brings_the_gradient_methods_to_the_exact_mean(ddpm):
     for method, n in (("mean", 1), ("mean", 8), ("input", 3)):
         mean, _ = moments(ddpm, 8000, DIRECTIONS, method=method, n_resample=n)
         far[method, n] = far_from_the_truth(mean, DIRECTIONS)
-    assert (far["mean", 1] > 0.12).all() and (far["mean", 8] < 0.12).all() and (far["input", 3] < 0.03).all(), far
+    assert (
+        (far["mean", 1] > 2 * far["mean", 8]).all() and (far["mean", 8] < 0.12).all() and (far["input", 3] < 0.03).all()
+    ), far
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0])
