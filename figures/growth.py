@@ -47,8 +47,7 @@ def plot_growth(path: str | os.PathLike, found: Mapping[str, Any]) -> Picture:
             sizes, times = medians(rounds)
             label = f"{what}: power {exponent(rounds):.2f}"
             axes.plot(sizes, times, marker="o", markersize=4, linewidth=1.6, color=colour, label=label)
-            proportional = times[-1] * sizes / sizes[-1]
-            axes.plot(sizes, proportional, linestyle=":", linewidth=1.2, color=colour, label="_")
+            axes.plot(sizes, times[-1] * sizes / sizes[-1], linestyle=":", linewidth=1.2, color=colour)
         axes.set(xscale="log", yscale="log", xlabel=axis)
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.minorticks_off()

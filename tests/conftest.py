@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from matplotlib.figure import Figure
+from started_script import no_layout
 from tiny_mnist import write_mnist
 from tiny_run import run_train_mnist
 from tiny_sample import loaded, run_sample
@@ -40,11 +41,10 @@ def short_figures():
 
 @pytest.fixture(scope="session", autouse=True)
 def loose_layout():
-    """Figures are drawn without `tight_layout`, which takes a third of the time of a tiny run. The value: the real one,
-    which the tests of figures have."""
+    """Figures are drawn with `no_layout`. The value: the real one, which the tests of figures have."""
     tight = Figure.tight_layout
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "tight_layout", lambda figure, **_: None)
+        patch.setattr(Figure, "tight_layout", no_layout)
         yield tight
 
 
