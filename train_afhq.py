@@ -95,7 +95,6 @@ def parser() -> argparse.ArgumentParser:
     add("--learning_rate", "--l_rate", type=rate, default=1e-3, dest="l_rate", help="of Adam, constant")
     text = "folder of everything that the run writes"
     add("--save_folder", "--log_dir", type=as_path, default=Path("./log/log_afhq"), dest="log_dir", help=text)
-    add("--load_path", type=as_path, default=None, help="a model file of this script: begin with its weights")
     add(
         "--data_path",
         "--data_dir",
@@ -138,12 +137,6 @@ def main() -> None:
         "ddpm": {**process_of(parser(), args), "variance": "posterior", "clip_x0": True},
     }
     ddpm = new_model(spec, args, device)
-    if args.load_path and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
-        before, content = checkpoint.load_model(args.load_path, device)
-        other = content["arguments"].get("data_class")
-        if other != args.data_class:
-            print(f"the weights of {args.load_path} were trained on {other!r}, and this run is on {args.data_class!r}")
-        checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
 
     which = {"n_classes": None, "data_class": args.data_class, "im_height": args.im_height, "im_channels": 3}
     with values_from_call(), processes.one_by_one():

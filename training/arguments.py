@@ -9,19 +9,19 @@ from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
-from common.console import CallError, at_least, expanded, in_range, number, values_from_call
+from common.console import CallError, as_path, at_least, expanded, in_range, number, values_from_call
 from common.machine import pick_amp
 from ddpm import DDPM
 from diffusion.inpainting import JUMP_LENGTH
 from diffusion.objective import PREDICTIONS, WEIGHTINGS
 from diffusion.samplers import SAMPLERS
 from diffusion.schedules import PLACEMENTS, SCHEDULES
-from training import checkpoint
+from training import checkpoint, processes
 from training.settings import L_RATE_SCHEDULES, About, Settings, Spec
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
-    """Options of every training script: schedule, loss, moving average, seed; with `images` also mirroring."""
+    """Options of every training script: schedule, loss, moving average, seed; with `images` also mirroring and first weights."""
     add = parser.add_argument_group("method").add_argument
     add("--schedule", choices=list(SCHEDULES), default="linear", help="noise schedule")
     beta = in_range(0, 1, open_ends=True)
@@ -35,6 +35,8 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
     add("--l_rate_schedule", choices=L_RATE_SCHEDULES, default="constant", help=text)
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
+        text = "a model file of this suite: begin with its weights, the network being the same"
+        add("--load_path", type=as_path, default=None, metavar="MODEL", help=text)
     average_help = "moving average of the weights, used for validation and pictures; 0: off"
     add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY", help=average_help)
     add("--seed", type=number("seed"), default=0, help="decides every random draw")
@@ -92,9 +94,21 @@ def add_resampling_arguments(add: Callable[..., Any]) -> None:
 
 
 def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDPM:
-    """The model to train. Its first weights depend on --seed; everything random after that has generators of its own."""
+    """The model to train. Its first weights are those of --load_path, or depend on --seed; everything random after that
+    has generators of its own. RunError if the file holds no weights of such a network.
+    """
     torch.manual_seed(args.seed)
-    return checkpoint.build(spec, device, pick_amp(args.amp, device))
+    ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
+    file = getattr(args, "load_path", None)  # points have no such option
+    if file and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
+        before, content = checkpoint.load_model(file, device)
+        checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), file)
+        trained_with = {"predict": "eps", **content["arguments"]}  # older models do not have it
+        for name in ("dataset", "data_class", "schedule", "n_timesteps", "predict"):
+            now = getattr(args, name, None)
+            if trained_with.get(name, now) != now and not processes.rank():
+                print(f"the weights of {file} were trained with {name} {trained_with[name]!r}, and this run has {now!r}")
+    return ddpm
 
 
 def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, placement: str | None) -> DDPM:
