@@ -107,7 +107,7 @@ def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDP
         for name in ("dataset", "data_class", "schedule", "n_timesteps", "predict"):
             now = getattr(args, name, None)
             if trained_with.get(name, now) != now and not processes.rank():
-                print(f"the weights of {file} were trained with {name} {trained_with[name]!r}, and this run has {now!r}")
+                print(f"{file} was trained with {name} {trained_with[name]!r}, and this run has {now!r}")
     return ddpm
 
 

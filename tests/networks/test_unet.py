@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ddpm import DDPM
 from diffusion.fast_network import for_inference
 from networks.dropout import Dropout
-from networks.unet import ResidualBlock, SelfAttention, UNet, Upsample, GroupNorm, largest_divisor, timestep_embedding
+from networks.unet import GroupNorm, ResidualBlock, SelfAttention, UNet, Upsample, largest_divisor, timestep_embedding
 
 SMALL = {"height": 16, "dim": 8, "dim_mults": (1, 2), "n_blocks": 1}
 HO = {"dim": 128, "dim_mults": (1, 2, 2, 2), "attention_heights": (16,)}  # the CIFAR-10 network of the DDPM paper
