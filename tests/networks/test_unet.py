@@ -172,6 +172,16 @@ def test_attention_equation(head_dim, n_heads, memory_format):
     torch.testing.assert_close(attention(x), x + projected.view_as(x), atol=1e-5, rtol=1e-5)
 
 
+def test_bfloat16_rounds_norm_and_attention_no_more_than_its_digits():
+    layer = awake(SelfAttention(8, 4))
+    x = 3 + 2 * torch.randn(4, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.norm(x.bfloat16()).dtype == torch.float32  # as autocast has it on a GPU
+        out = layer(x)
+    torch.testing.assert_close(out.float(), layer(x), atol=0.05, rtol=0.01)
+    assert not torch.equal(out, layer(x))
+
+
 @pytest.mark.parametrize("heights, found", [(None, [16, 8]), ((32,), [32]), ((), []), ([8, 16], [16, 8])])
 def test_where_attention_is(heights, found):
     net = UNet(height=32, dim=8, dim_mults=(1, 1, 1), attention_heights=heights)

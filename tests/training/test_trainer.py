@@ -688,3 +688,18 @@ def test_a_learning_rate_that_falls_goes_on_where_it_was(quick, tmp_path, signal
     assert quick(log_dir, words) == 128 + signal.SIGTERM
     assert quick(log_dir, f"{words} --resume") == 0
     assert_same_training(whole, log_dir)
+
+
+def test_a_run_begins_with_the_weights_of_another(quick, whole_run, tmp_path, capsys):
+    file = whole_run / "model_epoch3.pt"
+    more = f"--n_epochs 1 --l_rate 1e-30 --load_path {file}"
+    assert quick(tmp_path / "log", f"{more} --predict v") == 0
+    assert "predict 'eps', and this run has 'v'" in capsys.readouterr().out
+    before, after = (checkpoint.load(path)["model"] for path in (file, tmp_path / "log" / "checkpoint.pt"))
+    weights = [name for name in before if name.endswith("weight")]
+    assert weights and all(torch.allclose(before[name], after[name]) for name in weights)
+    assert quick(tmp_path / "log", f"{more} --predict v --resume") == 0
+    assert "was trained with" not in capsys.readouterr().out  # it goes on from its own checkpoint
+    assert quick(tmp_path / "other", f"{more} --n_features 16") == 1
+    assert "do not fit" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
