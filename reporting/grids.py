@@ -41,7 +41,7 @@ class Geometry(NamedTuple):
 
 def what_is_wrong(page: np.ndarray) -> str | None:
     """Of any picture, uint8 [H, W, 3]: is there nothing on it, or nothing but noise?"""
-    grey = page.mean(axis=2)
+    grey = _grey(page)
     if grey.std() < CONSTANT:
         return "is blank: it shows nothing"
     if _neighbours(grey[None])[0] < NOISE:
@@ -61,7 +61,12 @@ def _neighbours(images: np.ndarray) -> np.ndarray:
 
 def flat(images: np.ndarray) -> np.ndarray:
     """uint8 [rows, columns, H, W, 3] -> grey levels float32 [rows * columns, H, W], class-fastest."""
-    return images.reshape(-1, *images.shape[2:]).astype(np.float32).mean(axis=3)
+    return _grey(images.reshape(-1, *images.shape[2:]))
+
+
+def _grey(colours: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] -> their mean, float32 [...]; several times faster than .mean(axis=-1)."""
+    return (colours[..., 0].astype(np.float32) + colours[..., 1] + colours[..., 2]) / 3
 
 
 # ------------------------------------------------------------------------------------------------ cutting out
