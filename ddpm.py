@@ -207,11 +207,11 @@ class DDPM(nn.Module):
             return c.eps(self._network, x_t, time)
         return self._network(x_t, time, c)
 
-    def _network(self, x_t: Tensor, time: Tensor, c: Tensor | None) -> Tensor:
+    def _network(self, x_t: Tensor, time: Tensor, c: Tensor | None, images: Tensor | None = None) -> Tensor:
         if self.amp_dtype is None:
-            return predict(self.nn_model, self.n_inputs, x_t, time, c)
+            return predict(self.nn_model, self.n_inputs, x_t, time, c, images)
         with torch.autocast(x_t.device.type, dtype=self.amp_dtype):
-            return predict(self.nn_model, self.n_inputs, x_t, time, c).float()
+            return predict(self.nn_model, self.n_inputs, x_t, time, c, images).float()
 
     # ------------------------------------------------------------ methods that have files of their own, in diffusion/
 

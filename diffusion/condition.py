@@ -67,10 +67,10 @@ class Condition:
         self.weights = weights[needed].to(c.device, torch.float32)  # [R]
 
     def eps(self, network: Callable[..., Tensor], x_t: Tensor, time: Tensor) -> Tensor:
-        """The guided noise, shaped like x_t [N, *size]. network(x, time, c) predicts the noise [R, *size]."""
+        """The guided noise, shaped like x_t [N, *size]. network: as `network_call.predict` calls it, with (x, t, c, images)."""
         if self.plain:
             return network(x_t, time, self.vectors)
-        outputs = network(x_t[self.images], time[self.images], self.vectors)  # [R, *size]
+        outputs = network(x_t, time, self.vectors, self.images)  # [R, *size]
         weighted = self.weights.view(-1, *[1] * (x_t.ndim - 1)) * outputs
         return torch.zeros_like(x_t).index_add_(0, self.images, weighted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -25,8 +26,18 @@ def inputs_of(network: nn.Module) -> int:
     return min(len(needed), 3) if len(needed) >= 2 and sum(needed) <= 3 else 0
 
 
-def predict(network: nn.Module, n_inputs: int, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
-    """network(x, t, c), or network(x, t) where it takes no more. ValueError if that cannot be."""
+def predict(
+    network: nn.Module, n_inputs: int, x: Tensor, t: Tensor, c: Tensor | None, images: Tensor | None = None
+) -> Tensor:
+    """network(x, t, c), or network(x, t) where it takes no more. ValueError if that cannot be.
+
+    images: int64 [R], where c has R rows: which of the N images in x, and of the times in t, each row is for.
+    """
+    if images is not None:
+        if hasattr(network, "image_features"):
+            unet: Any = network  # a part of it does not see c, and is computed once for each image
+            return unet.noise_from([part[images] for part in unet.image_features(x)], t[images], c)
+        x, t = x[images], t[images]
     if n_inputs == 3:
         return network(x, t, c)
     if n_inputs == 0:

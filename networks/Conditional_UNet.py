@@ -97,6 +97,13 @@ class Float32Linear(nn.Linear):
         return (x[:, :, None] * self.weight.t()).sum(dim=1) + self.bias  # [N, out_features]
 
 
+class Float32GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm that computes bfloat16 in float32, as autocast does on a GPU. On a CPU that is also three times as fast."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float() if x.dtype == torch.bfloat16 else x)
+
+
 class Embedding_Block(nn.Module):
     """Linear - activation - Linear: [N, in_channels] or [N, in_channels, 1, 1] -> [N, out_channels, 1, 1].
 
@@ -158,7 +165,7 @@ class UNet(nn.Module):
         self.decoder2 = Decoder_Block(2 * F, F, 2)
         self.final = nn.Sequential(
             nn.Conv2d(2 * F, F, kernel_size=3, padding=1),
-            nn.GroupNorm(8, F),
+            Float32GroupNorm(8, F),
             nn.ReLU(),
             nn.Conv2d(F, in_channels, kernel_size=3, padding=1),
         )
@@ -173,12 +180,19 @@ class UNet(nn.Module):
         c: [N, n_classes] float: one-hot, a mixture, or zeros for "no class". None means zeros.
         """
         c = self._checked_class(x, t, c)
+        return self.noise_from(self.image_features(x), t, c)
+
+    def image_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What depends on neither time nor class. Guidance asks for several c at the same x, and computes this once."""
         h0 = self.init_conv(x)  # [N, F, H, W] with F = n_features
         h1 = self.encoder1(h0)  # [N, F, H/2, W/2]
         h2 = self.encoder2(h1)  # [N, 2F, H/4, W/4]
         v = self.to_vec(h2)  # [N, 2F, 1, 1]
+        return [h0, h1, h2, self.decoder0(v)]  # the last: [N, 2F, H/4, W/4]
 
-        u0 = self.decoder0(v)  # [N, 2F, H/4, W/4]
+    def noise_from(self, features: list[torch.Tensor], t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """The predicted noise, from the features of N images and as many t and c."""
+        h0, h1, h2, u0 = features
         u0 = self.class_embedding1(c) * u0 if self.n_classes else u0
         u1 = self.decoder1(u0 + self.time_embedding1(t), h2)  # [N, F, H/2, W/2]
         u1 = self.class_embedding2(c) * u1 if self.n_classes else u1

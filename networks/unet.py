@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from networks.Conditional_UNet import Float32GroupNorm
 from networks.dropout import Dropout
 
 
@@ -54,17 +55,9 @@ def largest_divisor(n: int, limit: int) -> int:
     return next((d for d in range(min(n, limit), 1, -1) if n % d == 0), 1)
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation [Wu] that computes bfloat16 in float32, as autocast does on a GPU; on a CPU that is faster too.
-
-    With 32 groups as in [Ho], or with fewer if 32 does not divide the channels or a group would have under 4.
-    """
-
-    def __init__(self, channels: int, affine: bool = True):
-        super().__init__(largest_divisor(channels, min(32, channels // 4)), channels, affine=affine)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.float() if x.dtype == torch.bfloat16 else x)
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """[Wu] with 32 groups as in [Ho], or with fewer if 32 does not divide the channels or a group would have under 4."""
+    return Float32GroupNorm(largest_divisor(channels, min(32, channels // 4)), channels, affine=affine)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -83,10 +76,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float = 0.0):
         super().__init__()
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.scale_shift = nn.Linear(embedding_dim, 2 * out_channels)
-        self.norm2 = GroupNorm(out_channels, affine=False)  # the bias of scale_shift takes the place of affine
+        self.norm2 = group_norm(out_channels, affine=False)  # the bias of scale_shift takes the place of affine
         self.dropout = Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1))
         same = in_channels == out_channels
@@ -109,7 +102,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_dim: int | None = 64):
         super().__init__()
         self.n_heads = 1 if head_dim is None else largest_divisor(channels, channels // head_dim)
-        self.norm = GroupNorm(channels)
+        self.norm = group_norm(channels)
         # A bias would add nothing: norm and projection have one each, and the bias of k cancels in the softmax.
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.projection = zero_init(nn.Linear(channels, channels))
@@ -238,7 +231,7 @@ class UNet(nn.Module):
         self._add_levels(block, [dim * m for m in dim_mults], [h in attention_heights for h in heights], n_blocks)
         before = dim * dim_mults[0]
         last_conv = zero_init(nn.Conv2d(before, in_channels, kernel_size=3, padding=1))
-        self.final = nn.Sequential(GroupNorm(before), nn.SiLU(), last_conv)
+        self.final = nn.Sequential(group_norm(before), nn.SiLU(), last_conv)
         # Only the memory layout changes, not the values. With channels last, convolutions are faster on CPUs and on the
         # tensor cores of GPUs, and attention needs no copies.
         self.to(memory_format=torch.channels_last)

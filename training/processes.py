@@ -305,9 +305,13 @@ class SharedDDPM(DDPM):
         fast.__class__ = _FastDDPM
         return fast
 
-    def _network(self, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    def _network(
+        self, x_t: torch.Tensor, time: torch.Tensor, c: torch.Tensor | None, images: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if torch.is_grad_enabled() or not self.helped:
-            return super()._network(x_t, time, c)
+            return super()._network(x_t, time, c, images)
+        if images is not None:
+            x_t, time = x_t[images], time[images]
         n, size = len(x_t), [*x_t.shape[1:], 0, 0, 0][:4]
         _broadcast(torch.tensor([self.kind, n, 0 if c is None else c.shape[1], *size]))
         columns = [x_t.flatten(1), time.reshape(n, 1), *([] if c is None else [c])]

@@ -8,6 +8,7 @@ import torch
 from ddpm import DDPM
 from diffusion.condition import Condition
 from diffusion.noise import SharedNoise, noise_like
+from networks.Conditional_UNet import UNet
 
 
 def network(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
@@ -36,6 +37,20 @@ def test_images_of_different_kinds_cost_what_they_need():
     ddpm.nn_model.forward = lambda x, t, c: seen.append(len(x)) or network(x, t, c)
     ddpm.eps(x, 5, Condition(torch.eye(3), [0.0, 1.0, -1.0]))  # 1 + 2 + 1 questions
     assert seen == [4]
+
+
+def test_what_does_not_see_the_class_is_computed_once_for_each_image():
+    torch.manual_seed(0)
+    net = UNet(in_channels=1, n_features=8, n_classes=3, height=8).eval()
+    ddpm, x, c, t = DDPM(net, n_timesteps=10, device="cpu"), torch.randn(3, 1, 8, 8), torch.eye(3), torch.full((3,), 4)
+    encoded, decoded = [], []
+    net.encoder1.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
+    net.decoder1.register_forward_pre_hook(lambda _, given: decoded.append(len(given[0])))
+    with torch.no_grad():
+        guided = ddpm.eps(x, t, Condition(c, [0.0, 1.0, 3.0]))
+        assert (encoded, decoded) == ([3], [5])
+        w = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1)
+        torch.testing.assert_close(guided, (1 + w) * ddpm.eps(x, t, c) - w * ddpm.eps(x, t), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("g_weight", [float("nan"), [1.0, 2.0], [[0.0], [1.0], [2.0]]])

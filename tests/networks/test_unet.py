@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ddpm import DDPM
 from diffusion.fast_network import for_inference
 from networks.dropout import Dropout
-from networks.unet import GroupNorm, ResidualBlock, SelfAttention, UNet, Upsample, largest_divisor, timestep_embedding
+from networks.unet import ResidualBlock, SelfAttention, UNet, Upsample, group_norm, largest_divisor, timestep_embedding
 
 SMALL = {"height": 16, "dim": 8, "dim_mults": (1, 2), "n_blocks": 1}
 HO = {"dim": 128, "dim_mults": (1, 2, 2, 2), "attention_heights": (16,)}  # the CIFAR-10 network of the DDPM paper
@@ -130,7 +130,7 @@ def test_bfloat16_tells_all_timesteps_apart():
 
 @pytest.mark.parametrize("channels, groups", [(8, 2), (16, 4), (48, 12), (128, 32), (384, 32), (240, 30), (2, 1)])
 def test_groups_divide_the_channels_and_hold_at_least_four(channels, groups):
-    assert GroupNorm(channels).num_groups == groups
+    assert group_norm(channels).num_groups == groups
 
 
 def test_largest_divisor():
