@@ -94,7 +94,7 @@ class DDPM(nn.Module):
         for name, values in self.ddpm_schedule(beta1, beta2, n_timesteps, schedule).items():
             self.register_buffer(name, values)
         self.nn_model = nn_model
-        self.n_inputs = inputs_of(nn_model)  # of (x, t, c)
+        self.n_inputs = inputs_of(nn_model)  # of (x, t, c, images)
         self.n_timesteps = int(n_timesteps)
         self.drop_prob = drop_prob
         self.loss, self.predict, self.weighting = loss, predict, weighting

@@ -1,9 +1,8 @@
-"""Networks of other signatures than forward(x, t / T, c): what the templates of the sheets have."""
+"""How a network is called: forward(x, t / T, c), or what the templates of the sheets have in its place."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -17,8 +16,14 @@ SIGNS = ("indices", "Expected 3D", "Expected 2D", "Sizes of tensors", "size of t
 
 
 def inputs_of(network: nn.Module) -> int:
-    """How many of (x, t, c) `forward` takes: 3, 2 if it knows no classes, or 0 if it is something else."""
-    kinds = [(p.kind, p.default is p.empty) for p in inspect.signature(network.forward).parameters.values()]
+    """How many of (x, t, c) `forward` takes: 3, 2 if it knows no classes, or 0 if it is something else.
+
+    4: also `images`, as the exercise's network does (networks/Conditional_UNet.py).
+    """
+    parameters = inspect.signature(network.forward).parameters
+    if list(parameters)[3:4] == ["images"] and parameters["images"].default is None:
+        return 4
+    kinds = [(p.kind, p.default is p.empty) for p in parameters.values()]
     if any(kind is inspect.Parameter.VAR_POSITIONAL for kind, _ in kinds):
         return 3
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -34,11 +39,10 @@ def predict(
     images: int64 [R], where c has R rows: which of the N images in x, and of the times in t, each row is for.
     """
     if images is not None:
-        if hasattr(network, "image_features"):
-            unet: Any = network  # a part of it does not see c, and is computed once for each image
-            return unet.noise_from([part[images] for part in unet.image_features(x)], t[images], c)
+        if n_inputs == 4:
+            return network(x, t, c, images)
         x, t = x[images], t[images]
-    if n_inputs == 3:
+    if n_inputs >= 3:
         return network(x, t, c)
     if n_inputs == 0:
         raise ValueError(f"{WANTED}; {type(network).__name__} has neither")

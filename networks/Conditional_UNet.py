@@ -11,6 +11,7 @@ import math
 
 import torch
 import torch.nn as nn
+from torch.nn.functional import group_norm
 
 
 class ConvBlock(nn.Module):
@@ -101,7 +102,10 @@ class Float32GroupNorm(nn.GroupNorm):
     """nn.GroupNorm that computes bfloat16 in float32, as autocast does on a GPU. On a CPU that is also three times as fast."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.float() if x.dtype == torch.bfloat16 else x)
+        if x.dtype != torch.bfloat16:
+            return super().forward(x)
+        weight, bias = (None, None) if self.weight is None else (self.weight.float(), self.bias.float())
+        return group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class Embedding_Block(nn.Module):
@@ -173,43 +177,45 @@ class UNet(nn.Module):
         # tensor cores of GPUs.
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """The predicted noise eps(x_t, t, c), with the shape of x.
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None = None, images: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The predicted noise eps(x_t, t, c), [R, C, H, W].
 
         x: noisy images, [N, C, H, W] float. t: [N, 1, 1, 1] float, t / T in (0, 1].
-        c: [N, n_classes] float: one-hot, a mixture, or zeros for "no class". None means zeros.
+        c: [R, n_classes] float: one-hot, a mixture, or zeros for "no class". None means zeros.
+        images: int64 [R], the image in x that each row of c is for: guidance asks for several c at the same x, and what
+            does not depend on c is computed once. None: each row for its own image, R = N.
         """
-        c = self._checked_class(x, t, c)
-        return self.noise_from(self.image_features(x), t, c)
-
-    def image_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What depends on neither time nor class. Guidance asks for several c at the same x, and computes this once."""
+        c = self._checked_class(x, t, c, images)
         h0 = self.init_conv(x)  # [N, F, H, W] with F = n_features
         h1 = self.encoder1(h0)  # [N, F, H/2, W/2]
         h2 = self.encoder2(h1)  # [N, 2F, H/4, W/4]
         v = self.to_vec(h2)  # [N, 2F, 1, 1]
-        return [h0, h1, h2, self.decoder0(v)]  # the last: [N, 2F, H/4, W/4]
+        u0 = self.decoder0(v)  # [N, 2F, H/4, W/4]
+        if images is not None:
+            h0, h1, h2, u0, t = (part[images] for part in (h0, h1, h2, u0, t))  # [R, ...]
 
-    def noise_from(self, features: list[torch.Tensor], t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """The predicted noise, from the features of N images and as many t and c."""
-        h0, h1, h2, u0 = features
         u0 = self.class_embedding1(c) * u0 if self.n_classes else u0
-        u1 = self.decoder1(u0 + self.time_embedding1(t), h2)  # [N, F, H/2, W/2]
+        u1 = self.decoder1(u0 + self.time_embedding1(t), h2)  # [R, F, H/2, W/2]
         u1 = self.class_embedding2(c) * u1 if self.n_classes else u1
-        u2 = self.decoder2(u1 + self.time_embedding2(t), h1)  # [N, F, H, W]
-        return self.final(torch.cat([u2, h0], dim=1))  # [N, C, H, W]
+        u2 = self.decoder2(u1 + self.time_embedding2(t), h1)  # [R, F, H, W]
+        return self.final(torch.cat([u2, h0], dim=1))  # [R, C, H, W]
 
-    def _checked_class(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    def _checked_class(
+        self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None, images: torch.Tensor | None
+    ) -> torch.Tensor:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.size:
             raise ValueError(f"x must be [N, {', '.join(map(str, self.size))}], not {list(x.shape)}")
         if tuple(t.shape) != (len(x), 1, 1, 1):
             raise ValueError(f"t must be [{len(x)}, 1, 1, 1], not {list(t.shape)}")
+        rows = len(x) if images is None else len(images)
         if c is None:
-            return x.new_zeros(len(x), self.n_classes)
+            return x.new_zeros(rows, self.n_classes)
         if not self.n_classes and c.shape[1:] != (0,):
             raise ValueError("c must be None: this network has no classes (in `sample`: n_classes=None)")
-        if tuple(c.shape) != (len(x), self.n_classes):
-            raise ValueError(f"c must be [{len(x)}, {self.n_classes}], not {list(c.shape)}")
+        if tuple(c.shape) != (rows, self.n_classes):
+            raise ValueError(f"c must be [{rows}, {self.n_classes}], not {list(c.shape)}")
         return c
 
 

@@ -110,7 +110,7 @@ def check_config(check: Check) -> None:
 def check_changes(check: Check) -> None:
     """A note on the exercise's arguments that were changed."""
     arguments, defaults = check.settings.config["arguments"], check.settings.config.get("defaults")
-    free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "load_path", "save_every", "prompts")
+    free = ("log_dir", "data_dir", "resume", "device", "n_workers", "judge_dir", "save_every", "prompts")
     if isinstance(defaults, dict):
         changed = [n for n in arguments if n in defaults and n not in free and arguments[n] != defaults[n]]
         text = ", ".join(f"{name} {arguments[name]} (not {defaults[name]})" for name in changed)
@@ -147,7 +147,8 @@ def check_metrics(check: Check) -> None:
         check.say("problem", name, f"its {settings.unit}s do not rise from row to row")
     end = float(np.mean(losses[-max(1, len(losses) // 4) :]))
     if len(losses) > 1 and end >= losses[0]:
-        check.say("problem", name, f"the training loss does not fall: {losses[0]:.4g} at first, {end:.4g} at the end")
+        level = "note" if settings.config["arguments"].get("load_path") else "problem"  # it may begin where it ends
+        check.say(level, name, f"the training loss does not fall: {losses[0]:.4g} at first, {end:.4g} at the end")
     elif losses[-1] > BLOWN_UP * min(losses):
         check.say("problem", name, f"the training loss rose again: from {min(losses):.4g} to {losses[-1]:.4g}")
     if len(check.findings) == before:

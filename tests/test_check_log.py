@@ -84,6 +84,15 @@ def test_what_need_not_be_handed_in_is_a_note(folder, capsys):
     assert "  ok" not in out
 
 
+def test_weights_that_a_run_began_with_are_a_note(folder, capsys):
+    edit_json(folder / "config.json", lambda config: config["arguments"].update(load_path="log/other/model_epoch9.pt"))
+    edit_metrics(folder / "metrics.csv", lambda rows: rows[0].update(train_loss="1e-3"))
+    run_check(folder, "--quiet")
+    out = capsys.readouterr().out
+    assert "load_path log/other/model_epoch9.pt (not None)" in out
+    assert "  note     metrics.csv: the training loss does not fall" in out  # it may have begun where it ends
+
+
 # ------------------------------------------------------------------------------------------------ spoiled copies
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import json
 import os
@@ -19,11 +20,14 @@ import torch.distributed as dist
 from started_script import ROOT, start_ranks
 from tiny_folders import write_folder
 
+from ddpm import DDPM
+from diffusion.condition import Condition
+from networks.Conditional_UNet import UNet
 from training import processes
 
 QUIET = "tests/tiny_fault.py none 0 0"
 TOY = "--num_hidden 8 --n_points 640 --batch_size 64 --n_timesteps 10 --device cpu --network plain --amp off"
-UNET = (
+ANIMALS = (
     "--im_height 16 --unet_dim 8 --unet_dim_mults 1 2 --batch_size 16 --n_timesteps 4 --n_samples 4 --device cpu "
     "--amp off --save_and_sample_every 20 --l_rate 1e-4"
 )
@@ -87,7 +91,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def test_several_processes_train_the_unet_of_one(animals, tmp_path):
-    words = f"train_afhq.py {UNET} --data_path {animals} --train_steps 20 --flip on"
+    words = f"train_afhq.py {ANIMALS} --data_path {animals} --train_steps 20 --flip on"
     one, several = tmp_path / "one", tmp_path / "several"
     assert run(1, f"{words} --save_folder {one}", tmp_path)[0] == [0]
     statuses, printed = run(4, f"{words} --save_folder {several} --accumulate 2", tmp_path)
@@ -106,6 +110,20 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
         assert statuses == [0] * n, printed
     assert "resuming at step 20" in printed
     assert_same_run(tmp_path / "one", tmp_path / "parts")
+
+
+def test_guidance_of_rows_that_are_shared(monkeypatch):
+    """Rank 0 sends a row for each output of the network, also of several outputs for one image."""
+    torch.manual_seed(0)
+    alone = DDPM(UNet(in_channels=1, n_features=8, n_classes=3, height=8).eval(), n_timesteps=10, device="cpu")
+    shared, sent = copy.copy(alone), []
+    shared.__class__, shared.helped = processes.SharedDDPM, True
+    monkeypatch.setattr(processes, "_broadcast", lambda tensor: sent.append(len(tensor)))
+    monkeypatch.setattr(processes, "_rows_of", DDPM._network)
+    x, c = torch.randn(3, 1, 8, 8), Condition(torch.eye(3), [0.0, 1.0, 3.0])
+    with torch.no_grad():
+        torch.testing.assert_close(shared.eps(x, 5, c), alone.eps(x, 5, c), atol=1e-5, rtol=1e-4)
+    assert sent[1] == 5
 
 
 # ------------------------------------------------------------ failures

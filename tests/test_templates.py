@@ -69,6 +69,8 @@ def test_a_network_without_classes_trains_and_samples():
         (lambda *inputs: inputs[0], 3),
         (lambda x: x, 0),
         (lambda x, t, c, mask: x, 0),
+        (lambda x, t, c=None, images=None: x, 4),
+        (lambda x, t, c, images: x, 0),
     ],
 )
 def test_signatures(forward, n):

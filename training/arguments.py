@@ -35,7 +35,7 @@ def add_method_arguments(parser: argparse.ArgumentParser, images: bool = True) -
     add("--l_rate_schedule", choices=L_RATE_SCHEDULES, default="constant", help=text)
     if images:
         add("--flip", choices=["on", "off"], default="off", help="mirror every second training image, left to right")
-        text = "a model file of this suite: begin with its weights, the network being the same"
+        text = "start from the weights of this model file; its network must be the same"
         add("--load_path", type=as_path, default=None, metavar="MODEL", help=text)
     average_help = "moving average of the weights, used for validation and pictures; 0: off"
     add("--ema", type=in_range(0, 0.999999), default=0.999, metavar="DECAY", help=average_help)
@@ -99,16 +99,35 @@ def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDP
     """
     torch.manual_seed(args.seed)
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
-    file = getattr(args, "load_path", None)  # points have no such option
-    if file and not (args.resume != "no" and (args.log_dir / "checkpoint.pt").exists()):
-        before, content = checkpoint.load_model(file, device)
-        checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), file)
-        trained_with = {"predict": "eps", **content["arguments"]}  # older models do not have it
-        for name in ("dataset", "data_class", "schedule", "n_timesteps", "predict"):
-            now = getattr(args, name, None)
-            if trained_with.get(name, now) != now and not processes.rank():
-                print(f"{file} was trained with {name} {trained_with[name]!r}, and this run has {now!r}")
+    if getattr(args, "load_path", None):  # points have no such option
+        asked = args.resume != "no" or processes.restarted()
+        _begin_with(ddpm, spec, args, goes_on=asked and (args.log_dir / "checkpoint.pt").exists())
     return ddpm
+
+
+def _begin_with(ddpm: DDPM, spec: Spec, args: argparse.Namespace, goes_on: bool) -> None:
+    """Give the network the weights of --load_path, and print what differs from the run that made them.
+
+    goes_on: whether the run has a checkpoint. It may be damaged, so the weights are taken even then, if they are there.
+    """
+    if goes_on and not args.load_path.exists():
+        return
+    before, content = checkpoint.load_model(args.load_path, ddpm.device)
+    checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
+    if goes_on or processes.rank():
+        return
+    was, now = (
+        {
+            **{name: arguments.get(name) for name in ("dataset", "data_class")},
+            **recipe["network_arguments"],
+            **recipe["ddpm"],
+            "encoder": recipe.get("encoder"),
+        }
+        for arguments, recipe in ((content["arguments"], content["spec"]), (vars(args), spec))
+    )
+    for name in sorted(name for name in {*was, *now} if was.get(name) != now.get(name)):
+        a, b = (str(values.get(name, "the default"))[:100] for values in (was, now))
+        print(f"{args.load_path} was trained with {name} {a}, and this run has {b}")
 
 
 def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, placement: str | None) -> DDPM:

@@ -119,7 +119,7 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Pat
     try:
         network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError):
-        raise RunError(f"the weights in {path} do not fit its network") from None
+        raise RunError(f"the weights in {path} do not fit the network") from None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:

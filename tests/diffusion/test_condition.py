@@ -53,6 +53,33 @@ def test_what_does_not_see_the_class_is_computed_once_for_each_image():
         torch.testing.assert_close(guided, (1 + w) * ddpm.eps(x, t, c) - w * ddpm.eps(x, t), atol=1e-5, rtol=1e-4)
 
 
+class Halved(UNet):
+    """A student's network: no part of it is computed for several classes at once."""
+
+    def forward(self, x, t, c=None):
+        return super().forward(x, t, c) / 2
+
+
+def test_guidance_asks_the_network_itself_and_refuses_what_it_refuses():
+    torch.manual_seed(0)
+    sizes = {"in_channels": 1, "n_features": 8, "n_classes": 3, "height": 8}
+    net, half = UNet(**sizes).eval(), Halved(**sizes).eval()
+    half.load_state_dict(net.state_dict())
+    whole_ddpm, half_ddpm = (DDPM(n, n_timesteps=10, device="cpu") for n in (net, half))
+    x, c, calls = torch.randn(2, 1, 8, 8), torch.eye(3)[:2], []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        guided = whole_ddpm.eps(x, 5, Condition(c, 2.0))
+        torch.testing.assert_close(half_ddpm.eps(x, 5, Condition(c, 2.0)), guided / 2, atol=1e-5, rtol=1e-4)
+    assert calls == [1]
+    for wrong in ({"n_classes": 1}, {"n_classes": 2}, {"n_classes": 3, "size": (1, 16, 16)}):
+        with pytest.raises(ValueError, match="must be"):
+            whole_ddpm.sample(1, g_weight=1.0, **wrong)
+    without = DDPM(UNet(**{**sizes, "n_classes": 0}), n_timesteps=10, device="cpu")
+    with pytest.raises(ValueError, match="no classes"):
+        without.sample(1, n_classes=3, g_weight=1.0)
+
+
 @pytest.mark.parametrize("g_weight", [float("nan"), [1.0, 2.0], [[0.0], [1.0], [2.0]]])
 def test_weights_that_fit_no_images_are_refused(g_weight):
     with pytest.raises(ValueError, match="g_weight"):

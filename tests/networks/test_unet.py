@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ddpm import DDPM
 from diffusion.fast_network import for_inference
+from networks import Conditional_UNet
 from networks.dropout import Dropout
 from networks.unet import ResidualBlock, SelfAttention, UNet, Upsample, group_norm, largest_divisor, timestep_embedding
 
@@ -176,10 +177,20 @@ def test_bfloat16_rounds_norm_and_attention_no_more_than_its_digits():
     layer = awake(SelfAttention(8, 4))
     x = 3 + 2 * torch.randn(4, 8, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer.norm(x.bfloat16()).dtype == torch.float32  # as autocast has it on a GPU
         out = layer(x)
     torch.testing.assert_close(out.float(), layer(x), atol=0.05, rtol=0.01)
     assert not torch.equal(out, layer(x))
+    norm = layer.norm
+    exact = norm(x.bfloat16().float())
+    torch.testing.assert_close(norm(x.bfloat16()).float(), exact, atol=0, rtol=2**-8)  # the result alone is rounded
+
+
+def test_a_network_of_bfloat16_weights():
+    for net in (UNet(**SMALL, n_classes=3), Conditional_UNet.UNet(3, 8, 3, 16)):
+        out = net.bfloat16()(
+            *(part.bfloat16() for part in (torch.randn(2, 3, 16, 16), torch.rand(2, 1, 1, 1), torch.eye(3)[:2]))
+        )
+        assert out.dtype == torch.bfloat16 and out.isfinite().all()
 
 
 @pytest.mark.parametrize("heights, found", [(None, [16, 8]), ((32,), [32]), ((), []), ([8, 16], [16, 8])])

@@ -694,7 +694,8 @@ def test_a_run_begins_with_the_weights_of_another(quick, whole_run, tmp_path, ca
     file = whole_run / "model_epoch3.pt"
     more = f"--n_epochs 1 --l_rate 1e-30 --load_path {file}"
     assert quick(tmp_path / "log", f"{more} --predict v") == 0
-    assert "predict 'eps', and this run has 'v'" in capsys.readouterr().out
+    told = [line for line in capsys.readouterr().out.splitlines() if "was trained with" in line]
+    assert told == [f"{file} was trained with predict the default, and this run has v"]
     before, after = (checkpoint.load(path)["model"] for path in (file, tmp_path / "log" / "checkpoint.pt"))
     weights = [name for name in before if name.endswith("weight")]
     assert weights and all(torch.allclose(before[name], after[name]) for name in weights)
@@ -703,3 +704,7 @@ def test_a_run_begins_with_the_weights_of_another(quick, whole_run, tmp_path, ca
     assert quick(tmp_path / "other", f"{more} --n_features 16") == 1
     assert "do not fit" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+    (tmp_path / "log" / "checkpoint.pt").write_bytes(b"damaged")
+    assert quick(tmp_path / "log", f"{more} --predict v --resume auto") == 0  # begins again, as it had begun
+    again = checkpoint.load(tmp_path / "log" / "checkpoint.pt")["model"]
+    assert all(torch.equal(after[name], again[name]) for name in weights)
