@@ -46,7 +46,16 @@ from evaluation.reference import Reference, draw_samples
 from figures.curves import plot_distances
 from figures.images import process_figures
 from training import checkpoint, processes
-from training.arguments import about, add_method_arguments, add_running_arguments, new_model, process_of, settings_of
+from training.arguments import (
+    about,
+    add_method_arguments,
+    add_running_arguments,
+    add_sampler_arguments,
+    new_model,
+    process_of,
+    sampler_as_asked,
+    settings_of,
+)
 from training.class_conditional import draw_data
 from training.pictures import N_PROCESS, draw_without_classes
 from training.seeds import PICTURES, order_of_epoch, seed_for
@@ -113,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     add("--visualize", action="store_true", help=text)
     add("--judge_dir", type=as_path, default=Path("./log/judges"), help="where the judges of --fid are kept")
     add_method_arguments(parser)
+    add_sampler_arguments(parser, "--sample_steps")
     add_running_arguments(parser)
     parser.set_defaults(schedule="cosine", loss="l1", ema=0.995, dataset="afhq")
     return parser
@@ -151,23 +161,22 @@ def main() -> None:
         reference = Reference(train_set, val_set, args.judge_dir, args.data_dir)
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     draw_first = functools.partial(draw_data, train_set=train_set)
-    draw = functools.partial(
-        draw_animal_run, train_set=train_set, n_samples=args.n_samples, reference=reference, n_fid=args.n_fid
-    )
+    draw = functools.partial(draw_animal_run, train_set=train_set, args=args, reference=reference)
     told = about(parser(), args, spec, EXPECTED)
     Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw, draw_first).run()
 
 
 def draw_animal_run(
-    run: Trainer, train_set: ImageSet, n_samples: int, reference: "Reference | None" = None, n_fid: int = N_FID
+    run: Trainer, train_set: ImageSet, args: argparse.Namespace, reference: "Reference | None" = None
 ) -> None:
     """The pictures of a run without classes, at the end with a GIF, and the model. With a reference also a row of
-    metrics.json and fid.png, from n_fid samples.
+    metrics.json and fid.png, from samples of Algorithm 2 in all steps, so that runs compare.
     """
     run.expect_pictures(2 if reference is None else 3)
-    draw_without_classes(run, run.averaged, train_set, n_samples, animate=run.step == run.plan.last_step)
+    sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
+    draw_without_classes(run, sampler, train_set, args.n_samples, animate=run.step == run.plan.last_step)
     if reference is not None and run.missing("fid.png"):
-        measure(run, reference, n_fid)
+        measure(run, reference, args.n_fid)
         run.watch.lap("measuring")
     if run.missing(run.model_path().name):
         run.save_model()

@@ -39,7 +39,15 @@ from common.console import (
 from datasets import clip
 from datasets.context import LAYOUTS
 from training import processes
-from training.arguments import about, add_method_arguments, add_running_arguments, new_model, process_of, settings_of
+from training.arguments import (
+    about,
+    add_method_arguments,
+    add_running_arguments,
+    add_sampler_arguments,
+    new_model,
+    process_of,
+    settings_of,
+)
 from training.class_conditional import check_weights
 from training.prompts import check_call, draw_first, draw_prompt_run, load_sets
 from training.settings import Plan
@@ -104,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     add("--clip_weights", type=expanded, default=clip.WEIGHTS, metavar="FILE", help=text)
 
     add_method_arguments(parser)
+    add_sampler_arguments(parser, "--sample_steps")
     add_running_arguments(parser)
     add = parser.add_argument_group("log folder").add_argument
     add(

@@ -95,13 +95,17 @@ def add_resampling_arguments(add: Callable[..., Any]) -> None:
 
 def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDPM:
     """The model to train. Its first weights are those of --load_path, or depend on --seed; everything random after that
-    has generators of its own. RunError if the file holds no weights of such a network.
+    has generators of its own. RunError if the file holds no weights of such a network; CallError if samples cannot be
+    drawn as asked.
     """
     torch.manual_seed(args.seed)
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
     if getattr(args, "load_path", None):  # points have no such option
         asked = args.resume != "no" or processes.restarted()
         _begin_with(ddpm, spec, args, goes_on=asked and (args.log_dir / "checkpoint.pt").exists())
+    if hasattr(args, "sample_steps"):
+        # Before the training; steps are fitted only when the model is there.
+        sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")
     return ddpm
 
 

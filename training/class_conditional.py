@@ -169,7 +169,6 @@ def train_classes(parser: argparse.ArgumentParser, expected: str) -> None:
     device = processes.start(args.device)
     spec = spec_of(parser, args)
     ddpm = new_model(spec, args, device)
-    sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")  # refuses what is impossible
 
     shape = {"n_classes": args.n_classes, "im_height": args.im_height, "im_channels": args.im_channels}
     with values_from_call(), processes.one_by_one():

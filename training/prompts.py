@@ -15,6 +15,7 @@ from datasets.encoders import Attributes, Encoder, beside
 from figures.grids import plot_grid
 from figures.images import N_PROCESS, process_figures
 from figures.similarity import similarity_figure
+from training.arguments import sampler_as_asked
 from training.pictures import draw_at_each_weight
 from training.trainer import Trainer
 
@@ -71,7 +72,8 @@ def draw_prompt_run(
     animate = final or run.step // run.plan.unit_steps % args.animate_every == 0
     real = nearest_images(train_set, vectors, args.n_samples)
     run.expect_pictures(len(args.g_weight) + 1 + final)
-    draw_at_each_weight(run, run.averaged, vectors, args.g_weight, args.n_samples, real, prompts, animate)
+    sampler = sampler_as_asked(run.averaged, args.sampler, args.sample_steps, args.placement)
+    draw_at_each_weight(run, sampler, vectors, args.g_weight, args.n_samples, real, prompts, animate)
     if run.missing(run.model_path().name):
         run.save_model()
     if run.missing("forward_process.png", "backward_process.png"):
@@ -79,7 +81,7 @@ def draw_prompt_run(
         process_figures(run.log_dir, run.averaged, images, seed, c, progress=report("processes"))
     if final and run.missing("samples_unconditional.png"):
         generator = torch.Generator(run.device).manual_seed(seed)
-        y, _ = run.averaged.sample(
+        y, _ = sampler.sample(
             N_UNCONDITIONAL, classes=None, generator=generator, record=False, progress=report("unconditional")
         )
         plot_grid(run.log_dir / "samples_unconditional.png", y, title=f"{mark}, no context")
