@@ -36,22 +36,28 @@ REACH = 1.3  # a map of a glyph covers [-1.3, 1.3] in x and y; the longer side o
 TRACE_CELLS, MAP_CELLS = 96, 64  # cells along a side: to find the pen line; in the map of distances to it
 
 
-def load_rendered(train: bool, seed: int) -> tuple[Tensor, Tensor, list[str]]:
-    """One split of 60,000 + 10,000 digits: images uint8 [N, 1, 28, 28], labels int64 [N], class names."""
+def load_rendered(train: bool, seed: int, limit: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
+    """One split of 60,000 + 10,000 digits: images uint8 [N, 1, 28, 28], labels int64 [N], class names.
+
+    limit: draw the first so many of them only.
+    """
     n = SIZES["train" if train else "test"]
-    print(f"drawing {n:,} digits ...", flush=True)
-    return (*render_digits(n, 2 * seed + (not train)), list(DIGITS))  # no two splits or seeds share a number
+    print(f"drawing {min(n, limit or n):,} digits ...", flush=True)
+    return (*render_digits(n, 2 * seed + (not train), limit), list(DIGITS))  # no two splits or seeds share a number
 
 
-def render_digits(n: int, seed: int) -> tuple[Tensor, Tensor]:
+def render_digits(n: int, seed: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Draw n digits: images uint8 [n, 1, 28, 28], white on black, and labels int64 [n].
 
     Shuffled; equally many of each digit if n is a multiple of 10; the same seed gives the same digits. As in MNIST, a
-    digit is about 20 pixels along its longer side and near the centre. Raises DataError if a font is missing.
+    digit is about 20 pixels along its longer side and near the centre. limit: draw and return only the first so many.
+    Raises DataError if a font is missing.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
-    return torch.cat([_draw(part, generator) for part in labels.split(1000)]), labels
+    limit = n if limit is None else limit
+    drawn = [_draw(part, generator) for i, part in enumerate(labels.split(1000)) if 1000 * i < limit]
+    return torch.cat(drawn)[:limit], labels[:limit]
 
 
 def _draw(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -45,6 +45,7 @@ class Request(NamedTuple):
     im_height: int
     seed: int
     n_workers: int
+    enough: int | None  # more images are not needed; None: all are
 
 
 # Each reader returns images uint8 [N, C, H, W], labels int64 [N] and class names. `load` resizes the images; only those
@@ -52,7 +53,7 @@ class Request(NamedTuple):
 SOURCES: dict[str, Callable[[Request], tuple[Tensor, Tensor, list[str]]]] = {
     "mnist": lambda r: load_mnist(MNIST, r.data_dir, r.train),
     "fashion_mnist": lambda r: load_mnist(FashionMNIST, r.data_dir, r.train),
-    "rendered": lambda r: load_rendered(r.train, r.seed),
+    "rendered": lambda r: load_rendered(r.train, r.seed, r.enough),
     "cifar10": lambda r: load_cifar(CIFAR10, r.data_dir, r.train, r.im_height, r.n_workers),
     "cifar100": lambda r: load_cifar(CIFAR100, r.data_dir, r.train, r.im_height, r.n_workers),
     "afhq": lambda r: load_folder(r.data_dir / "afhq", r.train, r.im_height, r.n_workers),
@@ -99,7 +100,8 @@ def load(
         if value is not None and value < least:
             raise ValueError(f"{argument} = {value}: must be at least {least}")
 
-    request = Request(Path(os.path.expanduser(data_dir)).absolute(), train, im_height, seed, n_workers)
+    enough = limit if n_classes in (None, 10) and class_names is None and data_class is None else None
+    request = Request(Path(os.path.expanduser(data_dir)).absolute(), train, im_height, seed, n_workers, enough)
     images, labels, names = SOURCES[name](request)
     n_classes = len(names) if class_names or not n_classes else n_classes
     if n_classes > len(names):

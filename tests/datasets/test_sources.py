@@ -377,6 +377,15 @@ def test_the_seed_decides_the_digits():
     assert not torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
 
 
+def test_a_limit_draws_the_first_digits_alone(capsys):
+    images, labels = render_digits(3000, 0)
+    for limit in (1, 1000, 1500):
+        few, their_labels = render_digits(3000, 0, limit)
+        assert torch.equal(few, images[:limit]) and torch.equal(their_labels, labels[:limit])
+    assert len(load("rendered", "nowhere", True, limit=8)) == 8
+    assert "drawing 8 digits" in capsys.readouterr().out
+
+
 def test_no_digit_of_one_split_or_seed_is_in_another(tmp_path, few_digits):
     sets = [load("rendered", tmp_path, train, seed=seed) for seed in (0, 1) for train in (True, False)]
     assert [len(data) for data in sets] == [200] * 4
