@@ -241,8 +241,9 @@ class Trainer(Run):
         due = self.plan.unit == "epoch" or pictures_due
         val_loss, val_text, seconds = None, "", self.meter.seconds
         if due:
+            size = max(settings.batch_size, min(256, 8 * settings.batch_size))  # without gradients, larger batches fit
             val_loss = validation_loss(
-                self.averaged, self.val_set, self.takes_classes, settings.seed, settings.batch_size, self.heed_signals
+                self.averaged, self.val_set, self.takes_classes, settings.seed, size, self.heed_signals
             )
             val_text = f"val loss {val_loss:.4f}  "
             seconds += self.watch.lap("validation")
