@@ -90,13 +90,8 @@ def load(
     """
     if name not in SOURCES:
         raise ValueError(f"dataset = {name!r} is unknown; choose one of: {', '.join(sorted(SOURCES))}")
-    lowest = {
-        "n_classes": (n_classes, 1),
-        "im_height": (im_height, 1),
-        "limit": (limit, 1),
-        "n_workers": (n_workers, 0),
-    }
-    for argument, (value, least) in lowest.items():
+    least_of = {"n_classes": 1, "im_height": 1, "limit": 1, "n_workers": 0}
+    for (argument, least), value in zip(least_of.items(), (n_classes, im_height, limit, n_workers)):
         if value is not None and value < least:
             raise ValueError(f"{argument} = {value}: must be at least {least}")
 

@@ -205,7 +205,7 @@ def test_fitted_times_of_a_network_with_classes_and_of_one_without():
     assert len(few.time_t) == 5 and few.time_t[-1] == 1
     assert torch.equal(few.time_t, ddpm.respaced(4, placement="fitted").time_t)
     ddpm.nn_model.n_classes = None  # as networks have it that know no classes
-    ddpm.nn_model._checked_class = lambda x, t, c: torch.zeros(len(x), 10) if c is None else 1 / 0
+    ddpm.nn_model._checked_class = lambda x, t, c, images: torch.zeros(len(x), 10) if c is None else 1 / 0
     assert ddpm.respaced(4, placement="fitted").n_timesteps == 4
     assert ddpm.respaced(60, placement="fitted").n_timesteps == 60
     with pytest.raises(ValueError, match="from 1 to T = 60, not 61"):
