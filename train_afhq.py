@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     text = "threads that decode image files, at the first start"
     add("--dataloader_workers", "--n_workers", type=at_least(0), default=0, dest="n_workers", help=text)
     add("--n_samples", type=number("n_samples"), default=64, help="pictures in a grid of samples")
-    text = "with the pictures: how far samples are from the training images"
+    text = "with the pictures: how far samples, drawn in all steps, are from the training images"
     add("--fid", action="store_true", help=text)
     add("--n_fid", type=at_least(4, 100_000), default=N_FID, help="of --fid: how many samples")
     text = "no training: the forward and the backward process of the model at --load_path"

@@ -101,34 +101,29 @@ def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDP
     torch.manual_seed(args.seed)
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
     if getattr(args, "load_path", None):  # points have no such option
-        asked = args.resume != "no" or processes.restarted()
-        _begin_with(ddpm, spec, args, goes_on=asked and (args.log_dir / "checkpoint.pt").exists())
+        resume = "auto" if processes.restarted() else args.resume
+        goes_on = resume != "no" and (args.log_dir / "checkpoint.pt").exists()
+        # Of a run that goes on, `auto` needs them too: its checkpoint may turn out to be damaged.
+        if not goes_on or (resume == "auto" and args.load_path.exists()):
+            _begin_with(ddpm, spec, args, silent=goes_on)
     if hasattr(args, "sample_steps"):
         # Before the training; steps are fitted only when the model is there.
         sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")
     return ddpm
 
 
-def _begin_with(ddpm: DDPM, spec: Spec, args: argparse.Namespace, goes_on: bool) -> None:
-    """Give the network the weights of --load_path, and print what differs from the run that made them.
-
-    goes_on: whether the run has a checkpoint. It may be damaged, so the weights are taken even then, if they are there.
-    """
-    if goes_on and not args.load_path.exists():
-        return
+def _begin_with(ddpm: DDPM, spec: Spec, args: argparse.Namespace, silent: bool) -> None:
+    """Give the network the weights of --load_path and, unless `silent`, print what differs from the run that made them."""
     before, content = checkpoint.load_model(args.load_path, ddpm.device)
     checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
-    if goes_on or processes.rank():
+    if silent or processes.rank():
         return
-    was, now = (
-        {
-            **{name: arguments.get(name) for name in ("dataset", "data_class")},
-            **recipe["network_arguments"],
-            **recipe["ddpm"],
-            "encoder": recipe.get("encoder"),
-        }
-        for arguments, recipe in ((content["arguments"], content["spec"]), (vars(args), spec))
-    )
+
+    def facts(arguments: Mapping[str, Any], recipe: Spec) -> dict[str, Any]:
+        of_data = {name: arguments.get(name) for name in ("dataset", "data_class")}
+        return {**of_data, **recipe["network_arguments"], **recipe["ddpm"], "encoder": recipe.get("encoder")}
+
+    was, now = facts(content["arguments"], content["spec"]), facts(vars(args), spec)
     for name in sorted(name for name in {*was, *now} if was.get(name) != now.get(name)):
         a, b = (str(values.get(name, "the default"))[:100] for values in (was, now))
         print(f"{args.load_path} was trained with {name} {a}, and this run has {b}")
