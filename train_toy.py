@@ -43,9 +43,11 @@ from training.arguments import (
     about,
     add_method_arguments,
     add_running_arguments,
+    add_sampler_arguments,
     new_model,
     process_of,
     refuse_useless,
+    sampler_as_asked,
     settings_of,
 )
 from training.losses import VALIDATION_IMAGES
@@ -101,6 +103,7 @@ def parser(recipe: str = "sheet") -> argparse.ArgumentParser:
     text = "whether sampling clamps the predicted x_0 to [-1, 1]; auto: where the data are bounded"
     add("--clip_x0", choices=["off", "on", "auto"], help=text)
     add("--log_dir", type=as_path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")
+    add_sampler_arguments(parser, "--sample_steps")
     add_method_arguments(parser, images=False)
     add_running_arguments(parser)
     # A network this small gains nothing by bfloat16, whose 8 bits would blur the edges of the squares.
@@ -143,10 +146,11 @@ def train_all(
         run = train_one(its_parser, args, network, own_dir, distribution)
         if processes.rank():
             continue
-        samples = draw_points(run.average.ddpm, run.seed_for_pictures)  # those of its samples.png
+        sampler = sampler_of(run.average.ddpm, args)
+        samples = draw_points(sampler, run.seed_for_pictures)  # those of its samples.png
         measured = measure(samples, distribution, run.seed_for_pictures)
         if own_dir != log_dir:
-            write_measured(log_dir, run, network, measured)
+            write_measured(log_dir, run, sampler, network, measured)
         panels.append((f"{network}: {count_parameters(run.ddpm.nn_model):,} parameters\n{in_words(measured)}", samples))
     if panels:
         plot_samples(log_dir / "networks.png", distribution, panels[::-1])
@@ -177,28 +181,33 @@ def train_one(
     )
     plan = Plan("step", args.train_steps, args.save_and_sample_every)
     told = about(its_parser, args, spec, EXPECTED)
-    draw = functools.partial(draw_point_run, distribution=distribution, network=network)
+    draw = functools.partial(draw_point_run, distribution=distribution, args=args)
     run = Trainer(ddpm, train_set, val_set, settings_of(args), plan, told, draw)
     run.run()
     return run
 
 
-def draw_point_run(run: Trainer, distribution: Distribution, network: str) -> None:
+def sampler_of(ddpm: DDPM, args: argparse.Namespace) -> DDPM:
+    return sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement)
+
+
+def draw_point_run(run: Trainer, distribution: Distribution, args: argparse.Namespace) -> None:
     """samples.png, a row of metrics.json and the model; at the end also the two processes and the vector field."""
     seed, final = run.seed_for_pictures, run.step == run.plan.last_step
     run.expect_pictures(3 if final else 1)
     if run.missing("samples.png", run.model_path().name):
-        samples = draw_points(run.averaged, seed, run.sampling_progress("samples"))
+        sampler = sampler_of(run.averaged, args)
+        samples = draw_points(sampler, seed, run.sampling_progress("samples"))
         true = distribution.sample(N_SAMPLES, torch.Generator().manual_seed(seed))
         run.watch.lap("samples")
         measured, of_data = (measure(points, distribution, seed) for points in (samples, true))
         run.watch.lap("measuring")
         panels = [
-            (f"{network}, {run.mark()}\n{in_words(measured)}", samples),
+            (f"{args.network}, {run.mark()}\n{in_words(measured)}", samples),
             (f"{len(true):,} points of the data\n{in_words(of_data)}", true),
         ]
         plot_samples(run.log_dir / "samples.png", distribution, panels)
-        write_measured(run.log_dir, run, network, measured, of_data)
+        write_measured(run.log_dir, run, sampler, args.network, measured, of_data)
         run.save_model()
         run.watch.lap("samples")
     if final and run.missing("forward_process.png", "backward_process.png"):

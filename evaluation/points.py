@@ -10,6 +10,7 @@ import torch
 
 from common.machine import command_line, device_name
 from datasets.points import Chequerboard, energy_distance
+from ddpm import DDPM
 from evaluation.record import Record, reverse_steps
 from figures.points import Distribution
 from training.trainer import Trainer
@@ -27,15 +28,16 @@ def measure(samples: torch.Tensor, distribution: Distribution, seed: int) -> Mea
 
 
 def write_measured(
-    log_dir: Path, run: Trainer, network: str, measured: Measured, of_data: Measured | None = None
+    log_dir: Path, run: Trainer, sampler: DDPM, network: str, measured: Measured, of_data: Measured | None = None
 ) -> None:
     """Add a row for samples of a run to metrics.json in log_dir, and one for true points, to compare it with.
 
-    measured, of_data: the results of `measure` for the samples and for true points.
+    sampler: the model as it samples. measured, of_data: the results of `measure` for the samples and for true points.
     """
     model = os.path.relpath(run.model_path(), log_dir)
     about = {"command": command_line(), "device": device_name(run.device), "model": model}
-    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=reverse_steps(run.ddpm))
+    how = f"{sampler.sampler}, {sampler.n_timesteps} steps, {reverse_steps(sampler)}"
+    record = Record(log_dir / "metrics.json", **about, measured="points", sampler=how)
     record.add({"points": f"{network} network", "step": run.step, **measured})
     if of_data is not None:
         record.add({"points": "the data themselves", "step": run.step, **of_data})

@@ -20,6 +20,7 @@ from datasets.points import Chequerboard
 from ddpm import DDPM
 from figures import points as point_figures
 from training import checkpoint, log_folder
+from training.seeds import PICTURES, seed_for
 from training.trainer import Trainer
 
 TINY = "--recipe sharp --num_hidden 8 --n_timesteps 8 --batch_size 32 --n_points 100 --train_steps 7 --save_and_sample_every 3"
@@ -125,6 +126,7 @@ def test_all_networks_stopped_by_a_signal_and_resumed(tmp_path, monkeypatch, cap
         ("--network deep", "invalid choice"),
         ("--n_points 0", "must be at least 1"),
         ("--num_hidden 0", "must be at least 1"),
+        ("--placement fitted", "--placement needs a number of steps"),
         ("--flip on", "unrecognized arguments"),
         ("--network plain --n_blocks 2", "--n_blocks does nothing for --network plain"),
         ("--network residual --n_frequencies 2", "leave it out, or take fourier or all"),
@@ -176,7 +178,7 @@ def test_a_run_from_before_the_recipes_goes_on(tmp_path, no_figures):
     assert toy(tmp_path / "parts", "--train_steps 5") == 0
     path = tmp_path / "parts" / "checkpoint.pt"
     content = torch.load(path, weights_only=True)
-    for name in ("recipe", "variance", "clip_x0", "beta1", "beta2", "epochs"):
+    for name in ("recipe", "variance", "clip_x0", "beta1", "beta2", "epochs", "sampler", "sample_steps", "placement"):
         del content["arguments"][name]
     torch.save(content, path)
     assert toy(tmp_path / "parts", "--resume") == 0
@@ -244,3 +246,18 @@ def test_measuring_counts_permitted_squares():
     assert measured["n_points"] == 600 and measured["on_permitted_squares"] == pytest.approx(0.5)
     assert measured["energy_distance"] > 0.01 > train_toy.measure(true, board, seed=0)["energy_distance"]
     assert train_toy.in_words(measured).startswith("50.0% on permitted squares, energy distance ")
+
+
+def test_points_by_another_sampler_in_few_steps(tmp_path, no_figures):
+    """samples.png and metrics.json are of the sampler that was asked for; the model is that of the same training."""
+    more = "--sampler dpm++2m --sample_steps 3 --placement fitted"
+    assert toy(tmp_path / "few", more) == 0 and toy(tmp_path / "all") == 0
+    assert same_training(tmp_path / "few", tmp_path / "all")
+    few, every = (json.loads((tmp_path / name / "metrics.json").read_text())[-1] for name in ("few", "all"))
+    assert few["sampler"].startswith("dpm++2m, 3 steps, ") and every["sampler"].startswith("ddpm, 8 steps, ")
+    ddpm, _ = checkpoint.load_model(tmp_path / "few" / "model_step7.pt", torch.device("cpu"))
+    seed = seed_for(0, PICTURES)
+    points = train_toy.draw_points(ddpm.respaced(3, "dpm++2m", "fitted"), seed)
+    of_points = train_toy.measure(points, Chequerboard(), seed)
+    assert few["results"][0]["energy_distance"] == pytest.approx(of_points["energy_distance"])
+    assert few["results"][0]["energy_distance"] != pytest.approx(every["results"][0]["energy_distance"])
