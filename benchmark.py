@@ -331,22 +331,25 @@ def growth(args: argparse.Namespace) -> "dict[str, Any]":
 
 def main() -> None:
     args = parser().parse_args()
-    if args.sampling_steps > T:
-        raise CallError(f"--sampling_steps must be at most {T}, not {args.sampling_steps}")
+    most = T // FACTORS[-1] if args.growth else T
+    if args.sampling_steps > most:
+        raise CallError(f"--sampling_steps must be at most {most}, not {args.sampling_steps}")
+    if args.growth and args.growth.suffix != ".png":
+        raise CallError(f"--growth writes a picture: its name must end in .png, not {args.growth}")
     if args.table:
         try:
             print(speed_table(json.loads(args.table.read_text(encoding="utf-8"))))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise RunError(f"{args.table} is not a file of benchmark.py --json") from None
+            raise RunError(f"{args.table} is not a file of benchmark.py --json without --growth") from None
         return
     for file in filter(None, (args.json, args.growth)):
         check_writable(file)
     if args.growth:
         found = growth(args)
         print("\n".join(growth_lines(found)))
-        plot_growth(args.growth, found)
         if args.json:
             write_json(args.json, found)
+        plot_growth(args.growth, found)
         return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))

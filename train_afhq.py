@@ -186,6 +186,8 @@ def visualize(args: argparse.Namespace, device: torch.device) -> None:
     """forward_process.png and backward_process.png of the model at args.load_path, without training."""
     if args.load_path is None:
         raise CallError("--visualize needs --load_path, a model file of this script")
+    if args.sampler or args.sample_steps or args.placement:
+        raise CallError("--visualize shows all steps of Algorithm 2: leave out --sampler, --sample_steps, --placement")
     if (args.log_dir / "config.json").exists() and args.load_path.parent.resolve() != args.log_dir.resolve():
         raise CallError(
             f"{args.log_dir} holds another run, whose figures would be replaced: give another --save_folder"

@@ -99,7 +99,8 @@ def parser(recipe: str = "sheet") -> argparse.ArgumentParser:
     text = "model and samples every S steps, and at the end"
     add("--save_and_sample_every", type=count, metavar="S", help=text)
     add("--l_rate", "--lr", type=in_range(0, 1e30, open_ends=True), help="learning rate of Adam, constant")
-    add("--variance", choices=VARIANCES, help="sigma^2 of a reverse step: beta_t, or that of the posterior")
+    text = "sigma^2 of a step of `ddpm`: beta_t, or that of the posterior, which few steps always have"
+    add("--variance", choices=VARIANCES, help=text)
     text = "whether sampling clamps the predicted x_0 to [-1, 1]; auto: where the data are bounded"
     add("--clip_x0", choices=["off", "on", "auto"], help=text)
     add("--log_dir", type=as_path, default=None, help="folder of everything that the run writes; log/log_toy_<data>")

@@ -67,7 +67,7 @@ class Condition:
         self.weights = weights[needed].to(c.device, torch.float32)  # [R]
 
     def eps(self, network: Callable[..., Tensor], x_t: Tensor, time: Tensor) -> Tensor:
-        """The guided noise, shaped like x_t [N, *size]. network: as `network_call.predict` calls it, with (x, t, c, images)."""
+        """The guided noise, shaped like x_t [N, *size]. network: called as network(x, t, c, images)."""
         if self.plain:
             return network(x_t, time, self.vectors)
         outputs = network(x_t, time, self.vectors, self.images)  # [R, *size]

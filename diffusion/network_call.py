@@ -40,7 +40,7 @@ def predict(
     """
     if images is not None:
         if n_inputs == 4:
-            return network(x, t, c, images)
+            return network(x, t, c, images=images)
         x, t = x[images], t[images]
     if n_inputs >= 3:
         return network(x, t, c)

@@ -64,7 +64,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     """softmax(q k^T / sqrt(d)) v ([Vaswani] 3.2.1), of [..., pixels, d] each."""
     # torch's own backward pass is slow in bfloat16 on a CPU.
     if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1).to(v.dtype) @ v
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -83,7 +83,15 @@ def test_the_tables_of_the_page_are_those_of_the_committed_files():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
-@pytest.mark.parametrize("words, exit_status", [("--table other.json", 1), ("--sampling_steps 401", 2)])
+@pytest.mark.parametrize(
+    "words, exit_status",
+    [
+        ("--table other.json", 1),
+        ("--sampling_steps 401", 2),
+        ("--growth growth.png --sampling_steps 26", 2),
+        ("--growth growth.txt", 2),
+    ],
+)
 def test_wrong_calls(words, exit_status, tmp_path):
     (tmp_path / "other.json").write_text('{"sides": 3}')
     status, printed = run_started("benchmark.py", words.split(), tmp_path)

@@ -22,6 +22,7 @@ from tiny_script import run_here
 import check_log
 import sample
 import train_afhq
+import train_folder
 import train_mnist
 from common.console import CallError, DataError, RunError
 from datasets import sources
@@ -145,9 +146,16 @@ def test_a_renamed_class_is_no_resumption(tmp_path, capsys):
         Classifiers(root, tmp_path).of("folder", ("cat", "dog"), 8, 3)
 
 
+def first_model(run):
+    """In place of Trainer.run: the model that it begins with."""
+    run.begin()
+    run.save_model()
+    run.folder.log.close()
+
+
 def test_weights_of_another_animal_are_told(tmp_path, monkeypatch, capsys):
     write_folder(tmp_path / "afhq", ["cat", "dog"], 12, size=8)
-    monkeypatch.setattr(Trainer, "run", lambda self: self.save_model())
+    monkeypatch.setattr(Trainer, "run", first_model)
     words = f"--device cpu --batch_size 8 --unet_dim 8 --unet_dim_mults 1 --image_size 8 --data_dir {tmp_path}".split()
     assert run_here(train_afhq, [*words, "--log_dir", str(tmp_path / "cat")]) == 0
     model, dog = str(tmp_path / "cat" / "model_step0.pt"), ["--log_dir", str(tmp_path / "dog"), "--data_class", "dog"]
@@ -156,6 +164,20 @@ def test_weights_of_another_animal_are_told(tmp_path, monkeypatch, capsys):
     assert "data_class cat, and this run has dog" in capsys.readouterr().out
     assert run_here(train_afhq, [*words, "--log_dir", str(tmp_path / "more"), "--load_path", model]) == 0
     assert "was trained with" not in capsys.readouterr().out
+
+
+def test_weights_of_other_classes_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "run", first_model)
+    words = "--device cpu --batch_size 8 --n_features 8 --n_timesteps 8 --im_height 8 --schedule cosine"
+    told = []
+    model = str(tmp_path / "log_a" / "model_epoch0.pt")
+    for name, classes in (("a", ["cat", "dog"]), ("b", ["cat", "pear"]), ("c", ["cat", "dog"])):
+        write_folder(tmp_path / name, classes, 12, size=8)
+        of_a = [] if name == "a" else ["--load_path", model]
+        where = ["--data_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"log_{name}")]
+        assert run_here(train_folder, [*words.split(), *where, *of_a]) == 0
+        told.append([line for line in capsys.readouterr().out.splitlines() if "was trained with" in line])
+    assert told == [[], [f"{model} was trained with the class dog where this run has pear"], []]
 
 
 def test_an_option_that_a_checkpoint_does_not_know_had_its_default(quick, tmp_path, capsys):

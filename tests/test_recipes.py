@@ -153,6 +153,8 @@ def test_the_flags_of_the_animal_sheet(tmp_path, capsys):
     pictures = tmp_path / "pictures"
     words = f"--device cpu --data_path {train_folder_} --visualize --save_folder {pictures}"
     assert train(train_afhq, words) == 2 and "needs --load_path" in capsys.readouterr().err
+    assert train(train_afhq, f"{words} --load_path {model} --sample_steps 2") == 2
+    assert "leave out --sampler" in capsys.readouterr().err
     assert train(train_afhq, f"{words} --load_path {model}") == 0
     for name in ("forward_process.png", "backward_process.png"):
         assert (pictures / name).read_bytes() == (log_dir / name).read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import signal
 import sys
 from types import SimpleNamespace
@@ -202,17 +201,6 @@ def test_afhq_begins_with_the_weights_of_a_file(data_dir, animal_run, tmp_path, 
     assert afhq(data_dir, tmp_path / "other", f"--load_path {file} --unet_dim 16") == 1
     assert "do not fit" in capsys.readouterr().err
     assert afhq(data_dir, tmp_path / "other", "--load_path nowhere.pt") == 1
-
-
-def test_afhq_goes_on_after_it_began_with_the_weights_of_its_own_folder(data_dir, animal_run, tmp_path, no_processes):
-    """The folder that held the file was moved aside by then."""
-    shutil.copytree(animal_run, tmp_path / "log")
-    more = f"--save_and_sample_every 2 --load_path {tmp_path / 'log' / 'model_step7.pt'}"
-    assert afhq(data_dir, tmp_path / "log", f"--train_steps 2 {more}") == 0
-    assert not (tmp_path / "log" / "model_step7.pt").exists()
-    assert afhq(data_dir, tmp_path / "log", f"--train_steps 3 {more} --resume") == 0
-    assert weights(tmp_path / "log" / "checkpoint.pt")[0] == 3
-    assert afhq(data_dir, tmp_path / "log", f"--train_steps 3 {more}") == 1  # begun anew: there is no such file now
 
 
 def test_afhq_knows_the_names_of_the_other_scripts_too(data_dir, tmp_path):

@@ -16,7 +16,7 @@ from diffusion.inpainting import JUMP_LENGTH
 from diffusion.objective import PREDICTIONS, WEIGHTINGS
 from diffusion.samplers import SAMPLERS
 from diffusion.schedules import PLACEMENTS, SCHEDULES
-from training import checkpoint, processes
+from training import checkpoint
 from training.settings import L_RATE_SCHEDULES, About, Settings, Spec
 
 
@@ -94,39 +94,15 @@ def add_resampling_arguments(add: Callable[..., Any]) -> None:
 
 
 def new_model(spec: Spec, args: argparse.Namespace, device: torch.device) -> DDPM:
-    """The model to train. Its first weights are those of --load_path, or depend on --seed; everything random after that
-    has generators of its own. RunError if the file holds no weights of such a network; CallError if samples cannot be
-    drawn as asked.
+    """The model to train. Its first weights depend on --seed; everything random after that has generators of its own.
+
+    CallError if samples cannot be drawn as asked.
     """
     torch.manual_seed(args.seed)
     ddpm = checkpoint.build(spec, device, pick_amp(args.amp, device))
-    if getattr(args, "load_path", None):  # points have no such option
-        resume = "auto" if processes.restarted() else args.resume
-        goes_on = resume != "no" and (args.log_dir / "checkpoint.pt").exists()
-        # Of a run that goes on, `auto` needs them too: its checkpoint may turn out to be damaged.
-        if not goes_on or (resume == "auto" and args.load_path.exists()):
-            _begin_with(ddpm, spec, args, silent=goes_on)
-    if hasattr(args, "sample_steps"):
-        # Before the training; steps are fitted only when the model is there.
-        sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")
+    # Before the training; steps are fitted only when the model is there.
+    sampler_as_asked(ddpm, args.sampler, args.sample_steps, args.placement and "uniform")
     return ddpm
-
-
-def _begin_with(ddpm: DDPM, spec: Spec, args: argparse.Namespace, silent: bool) -> None:
-    """Give the network the weights of --load_path and, unless `silent`, print what differs from the run that made them."""
-    before, content = checkpoint.load_model(args.load_path, ddpm.device)
-    checkpoint.load_weights(ddpm.nn_model, before.nn_model.state_dict(), args.load_path)
-    if silent or processes.rank():
-        return
-
-    def facts(arguments: Mapping[str, Any], recipe: Spec) -> dict[str, Any]:
-        of_data = {name: arguments.get(name) for name in ("dataset", "data_class")}
-        return {**of_data, **recipe["network_arguments"], **recipe["ddpm"], "encoder": recipe.get("encoder")}
-
-    was, now = facts(content["arguments"], content["spec"]), facts(vars(args), spec)
-    for name in sorted(name for name in {*was, *now} if was.get(name) != now.get(name)):
-        a, b = (str(values.get(name, "the default"))[:100] for values in (was, now))
-        print(f"{args.load_path} was trained with {name} {a}, and this run has {b}")
 
 
 def sampler_as_asked(ddpm: DDPM, sampler: str | None, n_steps: int | None, placement: str | None) -> DDPM:
@@ -172,9 +148,13 @@ def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dic
 
 def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:
     """The settings that the arguments of any training script ask for."""
-    flip = getattr(args, "flip", "off") == "on"  # points have no left and right, and no such option
-    names = {field.name for field in dataclasses.fields(Settings)} - {"flip", "dequantise"}
-    return Settings(flip=flip, dequantise=dequantise, **{name: getattr(args, name) for name in names})
+    flip, load_path = (
+        getattr(args, "flip", "off") == "on",
+        getattr(args, "load_path", None),
+    )  # points have no such options
+    names = {field.name for field in dataclasses.fields(Settings)} - {"flip", "load_path", "dequantise"}
+    others: dict[str, Any] = {name: getattr(args, name) for name in names}
+    return Settings(flip=flip, load_path=load_path, dequantise=dequantise, **others)
 
 
 def about(parser: argparse.ArgumentParser, args: argparse.Namespace, spec: Spec, expected: str) -> About:

@@ -26,6 +26,7 @@ class Settings:
     dequantise: bool = False  # train on images made continuous; validation sees the 8-bit images all the same
     compile: str = "off"  # "on", "off" or "auto"
     resume: str = "no"  # "no", "yes" or "auto"
+    load_path: Path | None = None  # of a model with whose weights the run begins
     accumulate: int = 1  # parts of a batch whose gradients are computed one after the other
     clip_grad: float | None = None  # largest norm of the gradient
     checkpoint_every: float = 300.0  # seconds

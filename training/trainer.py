@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
 
-from common.console import RunError, is_live
+from common.console import CallError, RunError, is_live
 from common.files import format_duration
 from ddpm import DDPM
 from networks.dropout import Dropout
-from training import checkpoint, processes
+from training import checkpoint, first_weights, processes
 from training.data_set import DataSet
 from training.log_folder import LogFolder, arithmetic_of, config_of
 from training.losses import LossMeter, compiled_losses, validation_loss
@@ -95,11 +95,14 @@ class Trainer(Run):
                 self.save_checkpoint()
 
     def begin(self) -> None:
-        """Open the log folder, and continue the run in it if --resume asks for that."""
-        content = processes.led(self.open_folder)
+        """Open the log folder; continue the run in it if --resume asks for that, or begin with the weights of a file."""
+        content, weights = processes.led(self.open_folder)
         self.resumed = content is not None
         if content is not None:
             self.restore(content)
+        elif weights is not None:
+            for network in (self.ddpm.nn_model, self.averaged.nn_model):
+                network.load_state_dict(weights)
 
     def prepare(self) -> None:
         """Prepare the training loss: compiled, if that is wanted, and shared by all processes."""
@@ -121,14 +124,16 @@ class Trainer(Run):
             self.led(self.after_step)
             self.checkpoint_due = 0
 
-    def open_folder(self) -> dict[str, Any] | None:
-        """Open the log folder. Returns what its checkpoint holds, if the run is to go on from there."""
+    def open_folder(self) -> tuple[dict[str, Any] | None, dict[str, torch.Tensor] | None]:
+        """Open the log folder. Returns what its checkpoint holds, if the run is to go on from there, and otherwise the
+        first weights, if there is a --load_path.
+        """
         changes: list[str] = []
+        names = self.train_set.class_names if self.takes_classes else []
         content, resume = None, "auto" if processes.restarted() else self.settings.resume
+        # All files are read before anything is written: a refusal leaves no trace.
         if resume != "no" and self.checkpoint_path.exists():
-            # Read before anything is written: a refusal leaves no trace.
             now = (self.about.arguments, len(self.train_set), arithmetic_of(self.ddpm), self.plan.last_step)
-            names = self.train_set.class_names if self.takes_classes else []
             try:
                 defaults, encoder = self.about.defaults, self.about.spec.get("encoder")
                 content, changes = checkpoint.load_run(
@@ -138,12 +143,24 @@ class Trainer(Run):
                 if resume != "auto":
                     raise
                 changes = [str(error)]
+        weights, told = self.first_weights(names) if content is None else (None, [])
         self.folder = LogFolder(self.log_dir, resume=content is not None, asked=resume != "no")
         if content is None and resume != "no":
             self.say(f"nothing to resume in {self.log_dir}: beginning at step 0")
         for change in changes:
             self.say(f"from step {content['step'] if content else 0} on: {change}")
-        return content
+        for line in told:
+            self.say(line)
+        return content, weights
+
+    def first_weights(self, class_names: Sequence[str]) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
+        """What `first_weights.read` returns of --load_path, if there is one."""
+        path = self.settings.load_path
+        if path is None:
+            return None, []
+        if self.log_dir.resolve() in path.resolve().parents:
+            raise CallError(f"{path} lies in {self.log_dir}, which a new run moves aside: take another --log_dir")
+        return first_weights.read(path, self.ddpm.nn_model.state_dict(), self.about, class_names)
 
     def first_files(self) -> None:
         """Write what the log folder holds before the first step; for a resumed run also the pictures that are missing."""

@@ -386,6 +386,11 @@ def test_a_limit_draws_the_first_digits_alone(capsys):
     assert "drawing 8 digits" in capsys.readouterr().out
 
 
+def test_a_limit_counts_images_of_the_classes_that_are_kept(few_digits):
+    some = load("rendered", "nowhere", True, n_classes=5, limit=8)
+    assert len(some) == 8 and torch.equal(some.images, load("rendered", "nowhere", True, n_classes=5).images[:8])
+
+
 def test_no_digit_of_one_split_or_seed_is_in_another(tmp_path, few_digits):
     sets = [load("rendered", tmp_path, train, seed=seed) for seed in (0, 1) for train in (True, False)]
     assert [len(data) for data in sets] == [200] * 4

@@ -173,16 +173,15 @@ def test_attention_equation(head_dim, n_heads, memory_format):
     torch.testing.assert_close(attention(x), x + projected.view_as(x), atol=1e-5, rtol=1e-5)
 
 
-def test_bfloat16_rounds_norm_and_attention_no_more_than_its_digits():
+def test_norm_and_attention_in_bfloat16():
     layer = awake(SelfAttention(8, 4))
     x = 3 + 2 * torch.randn(4, 8, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x)
     torch.testing.assert_close(out.float(), layer(x), atol=0.05, rtol=0.01)
     assert not torch.equal(out, layer(x))
-    norm = layer.norm
-    exact = norm(x.bfloat16().float())
-    torch.testing.assert_close(norm(x.bfloat16()).float(), exact, atol=0, rtol=2**-8)  # the result alone is rounded
+    norm, x = group_norm(64), (3 + 2 * torch.randn(2, 64, 28, 28)).bfloat16()  # torch's own is 9 % off here
+    torch.testing.assert_close(norm(x).float(), norm(x.float()), atol=0, rtol=2**-8)  # the result alone is rounded
 
 
 def test_a_network_of_bfloat16_weights():

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -695,16 +696,41 @@ def test_a_run_begins_with_the_weights_of_another(quick, whole_run, tmp_path, ca
     more = f"--n_epochs 1 --l_rate 1e-30 --load_path {file}"
     assert quick(tmp_path / "log", f"{more} --predict v") == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "was trained with" in line]
-    assert told == [f"{file} was trained with predict the default, and this run has v"]
+    assert told == [f"{file} was trained with predict eps, and this run has v"]
     before, after = (checkpoint.load(path)["model"] for path in (file, tmp_path / "log" / "checkpoint.pt"))
     weights = [name for name in before if name.endswith("weight")]
     assert weights and all(torch.allclose(before[name], after[name]) for name in weights)
     assert quick(tmp_path / "log", f"{more} --predict v --resume") == 0
     assert "was trained with" not in capsys.readouterr().out  # it goes on from its own checkpoint
     assert quick(tmp_path / "other", f"{more} --n_features 16") == 1
-    assert "do not fit" in capsys.readouterr().err
+    assert "do not fit the network: it was trained with n_features 8, and this run has 16" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
-    (tmp_path / "log" / "checkpoint.pt").write_bytes(b"damaged")
-    assert quick(tmp_path / "log", f"{more} --predict v --resume auto") == 0  # begins again, as it had begun
-    again = checkpoint.load(tmp_path / "log" / "checkpoint.pt")["model"]
-    assert all(torch.equal(after[name], again[name]) for name in weights)
+
+
+def test_the_first_weights_are_read_when_they_are_needed_and_only_then(quick, whole_run, tmp_path, capsys):
+    file, log_dir = tmp_path / "model.pt", tmp_path / "log"
+    shutil.copy(whole_run / "model_epoch3.pt", file)
+    more = f"--n_epochs 1 --l_rate 1e-30 --load_path {file}"
+    assert quick(log_dir, more) == 0
+    before = checkpoint.load(log_dir / "checkpoint.pt")["model"]
+    damaged = b"damaged"
+    file.write_bytes(damaged)
+    assert quick(log_dir, f"{more} --resume auto") == 0  # it goes on from its own checkpoint
+    (log_dir / "checkpoint.pt").write_bytes(damaged)
+    capsys.readouterr()
+    assert quick(log_dir, f"{more} --resume auto") == 1 and f"{file} is damaged" in capsys.readouterr().err
+    file.unlink()
+    assert quick(log_dir, f"{more} --resume auto") == 1 and f"no file {file}" in capsys.readouterr().err
+    assert (log_dir / "checkpoint.pt").read_bytes() == damaged
+    shutil.copy(whole_run / "model_epoch3.pt", file)
+    assert quick(log_dir, f"{more} --resume auto") == 0  # begins again, as it had begun
+    again = checkpoint.load(log_dir / "checkpoint.pt")["model"]
+    assert all(torch.equal(before[name], again[name]) for name in before)
+
+
+def test_a_model_that_a_new_run_would_move_aside_is_refused(quick, whole_run, tmp_path, capsys):
+    log_dir = tmp_path / "log"
+    shutil.copytree(whole_run, log_dir)
+    assert quick(log_dir, f"--load_path {log_dir / 'model_epoch3.pt'}") == 2
+    assert "take another --log_dir" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"log"} and (log_dir / "model_epoch3.pt").exists()
