@@ -231,11 +231,12 @@ def test_numbers_quoted_from_the_logs():
         rows = [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
     losses = [row["train_loss"] for row in rows]
     quoted = [f"from {losses[0]:.3f} to {losses[1]:.3f}", f"from {losses[-2]:.4f} to {losses[-1]:.4f}"]
-    for folder in ("log_mnist_fc", "log_cifar10"):
+    for folder in ("log_mnist_fc", "log_cifar10", "log_cifar10_unet"):
         (samples,) = (run for run in read_log(folder, "metrics.json") if run["measured"] == "samples")
         weights, shares = zip(*((r["guidance_weight"], f"{r['judge_accuracy']:.0%}") for r in samples["results"][1:]))
         assert weights == (0, 1, 3)
-        quoted.append(f"{shares[0]}, {shares[1]} and {shares[2]} of 100 samples at w = 0, 1, 3")
+        n = samples["results"][1]["n_images"]
+        quoted.append(f"{shares[0]}, {shares[1]} and {shares[2]} of {n} samples at w = 0, 1, 3")
     quoted.append(f"right on {samples['judge_accuracy_on_real_test_images']:.1%} of the real test images")
     folders = ("log_mnist_fc", "log_cifar10", "log_cifar10_unet")
     fc, small, large = (read_log(folder, "config.json")["n_parameters"] for folder in folders)
