@@ -176,8 +176,8 @@ def test_weights_of_other_classes_are_told(tmp_path, monkeypatch, capsys):
         of_a = [] if name == "a" else ["--load_path", model]
         where = ["--data_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"log_{name}")]
         assert run_here(train_folder, [*words.split(), *where, *of_a]) == 0
-        told.append([line for line in capsys.readouterr().out.splitlines() if "was trained with" in line])
-    assert told == [[], [f"{model} was trained with the class dog where this run has pear"], []]
+        told.append([line for line in capsys.readouterr().out.splitlines() if line.startswith(model)])
+    assert told == [[], [f"{model}: the classes are others, 'pear' where 'dog' stood"], []]
 
 
 def test_an_option_that_a_checkpoint_does_not_know_had_its_default(quick, tmp_path, capsys):

@@ -148,10 +148,8 @@ def process_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dic
 
 def settings_of(args: argparse.Namespace, dequantise: bool = False) -> Settings:
     """The settings that the arguments of any training script ask for."""
-    flip, load_path = (
-        getattr(args, "flip", "off") == "on",
-        getattr(args, "load_path", None),
-    )  # points have no such options
+    # Points have neither of these two options.
+    flip, load_path = getattr(args, "flip", "off") == "on", getattr(args, "load_path", None)
     names = {field.name for field in dataclasses.fields(Settings)} - {"flip", "load_path", "dequantise"}
     others: dict[str, Any] = {name: getattr(args, name) for name in names}
     return Settings(flip=flip, load_path=load_path, dequantise=dequantise, **others)

@@ -162,14 +162,7 @@ def load_run(
     lines = {name: f"--{name} was {before.get(name)}, is {arguments[name]}" for name in names}
     forbidden = [line for name, line in lines.items() if name not in ADJUSTABLE]
     changes = [line for name, line in lines.items() if name in ADJUSTABLE]
-    names_before = content.get("class_names") or []
-    if names_before and class_names and names_before != list(class_names):
-        change = next((a, b) for a, b in zip_longest(names_before, class_names) if a != b)
-        forbidden.append(f"the classes are others, {change[1]!r} where {change[0]!r} stood")
-    if content["spec"].get("encoder") != encoder:
-        forbidden.append(
-            "the encoder is another one (other training images, another table of attributes, other weights)"
-        )
+    forbidden += other_condition(content, class_names, encoder)
     if content["train_images"] != train_images:
         forbidden.append(f"{content['train_images']} training images were there, now {train_images}")
     if forbidden:
@@ -180,6 +173,17 @@ def load_run(
     if content.get("arithmetic", arithmetic) != arithmetic:
         changes.append(f"{arithmetic} instead of {content['arithmetic']!s:.60}, so not the same bits any more")
     return content, changes
+
+
+def other_condition(content: dict[str, Any], class_names: Sequence[str], encoder: dict[str, Any] | None) -> list[str]:
+    """How the classes and the encoder of a file differ from those of a run, in words."""
+    told, before = [], content.get("class_names") or []
+    if before and class_names and before != list(class_names):
+        change = next((a, b) for a, b in zip_longest(before, class_names) if a != b)
+        told.append(f"the classes are others, {change[1]!r} where {change[0]!r} stood")
+    if content["spec"].get("encoder") != encoder:
+        told.append("the encoder is another one (other training images, another table of attributes, other weights)")
+    return told
 
 
 # ------------------------------------------------------------------------------------------------ distrust

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
@@ -26,21 +25,15 @@ def read(
     network: the state_dict of the network that takes them. about, class_names: of the run that begins. RunError if the
     file holds no model, or one of another network.
     """
-    content = checkpoint.load_model(path, torch.device("cpu"))[1]
-    weights = content.get("average", content["model"])
+    before, content = checkpoint.load_model(path, torch.device("cpu"))
+    weights = before.nn_model.state_dict()
     was, now = _facts(content["arguments"], content["spec"]), _facts(about.arguments, about.spec)
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
     others = [f"{name} {was.get(name)}, and this run has {now.get(name)}" for name in names]
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in network.items()}:
         raise RunError(f"the weights in {path} do not fit the network: it was trained with {'; '.join(others)}")
-    told = [f"{path} was trained with {other}" for other in others]
-    if content["spec"].get("encoder") != about.spec.get("encoder"):
-        told.append(f"{path} was trained with another encoder (other names, another table, other images or weights)")
-    for before, after in zip_longest(content["class_names"], class_names):
-        if before != after:
-            told.append(f"{path} was trained with the class {before} where this run has {after}")
-            break
-    return weights, told
+    conditions = checkpoint.other_condition(content, class_names, about.spec.get("encoder"))
+    return weights, [f"{path} was trained with {other}" for other in others] + [f"{path}: {c}" for c in conditions]
 
 
 def _facts(arguments: Mapping[str, Any], spec: Spec) -> dict[str, Any]:

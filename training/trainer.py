@@ -143,7 +143,7 @@ class Trainer(Run):
                 if resume != "auto":
                     raise
                 changes = [str(error)]
-        weights, told = self.first_weights(names) if content is None else (None, [])
+        weights, told = self.read_first_weights(names) if content is None else (None, [])
         self.folder = LogFolder(self.log_dir, resume=content is not None, asked=resume != "no")
         if content is None and resume != "no":
             self.say(f"nothing to resume in {self.log_dir}: beginning at step 0")
@@ -153,7 +153,7 @@ class Trainer(Run):
             self.say(line)
         return content, weights
 
-    def first_weights(self, class_names: Sequence[str]) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
+    def read_first_weights(self, class_names: Sequence[str]) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
         """What `first_weights.read` returns of --load_path, if there is one."""
         path = self.settings.load_path
         if path is None:
